@@ -1,0 +1,5 @@
+"""`python -m reviewmill`."""
+
+from reviewmill.cli import main
+
+main()

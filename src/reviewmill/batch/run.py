@@ -1,0 +1,300 @@
+"""One pass over a file of comments: read → clean → dedupe → cache → model → write. Resumable; the journal is the truth.
+
+1. *Plan*: read the input, clean and triage each row, note each distinct text in the journal, take what the cache has.
+2. *Answer*: ask the model about the texts that have no answer, a bounded number at once; commit each answer before the
+   next question takes its place, so that a kill loses at most what was in flight.
+3. *Write*: read the input again and write every row, in order, to a temporary file that takes the output's name when
+   it is whole; beside it the manifest.
+
+Memory does not grow with the input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Final, TypeVar
+
+from reviewmill.batch.columns import Columns
+from reviewmill.batch.journal import Journal, Outcome, Pending
+from reviewmill.batch.manifest import Manifest, Tally, describe_run
+from reviewmill.batch.read import Row, Source
+from reviewmill.batch.write import check_target, write_rows
+from reviewmill.endpoints import Connection
+from reviewmill.errors import (
+    EndpointError,
+    EndpointTimeoutError,
+    EndpointUnreachableError,
+    RunError,
+)
+from reviewmill.pipeline import Pipeline, Prepared, error_info
+from reviewmill.schema import Analysis, Comment
+
+_PAGE: Final = 500
+_SAMPLE: Final = 30
+_GIVE_UP_AFTER: Final = 3
+"""Rounds of nothing but lost connections (a round is one failure for each place in flight) before a run stops."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is; given to the `on_progress` callback, which must be quick.
+
+    Attributes:
+        phase: `plan`, `answer` or `write`.
+        rows: rows read (plan) or written (write).
+        distinct: distinct texts that need an answer.
+        routes: distinct texts answered, by route; `error` counts those that failed.
+        began: `time.perf_counter()` when the first question was asked.
+        asked: answers that the model gave in this process.
+    """
+
+    phase: str = "plan"
+    rows: int = 0
+    distinct: int = 0
+    routes: Counter[str] = field(default_factory=Counter)
+    began: float | None = None
+    asked: int = 0
+
+    @property
+    def done(self) -> int:
+        """Distinct texts that are settled."""
+        return self.routes.total()
+
+    @property
+    def rate(self) -> float | None:
+        """Model answers a second, in this process."""
+        seconds = time.perf_counter() - self.began if self.began else 0
+        return self.asked / seconds if self.asked and seconds else None
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until the last answer, at this rate."""
+        return (self.distinct - self.done) / self.rate if self.rate else None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Run:
+    """One resumable pass over one file.
+
+    Args:
+        pipeline: prepares, asks, assembles.
+        source: the input.
+        output: the file to write; its extension decides the format.
+        on_progress: called often; must be quick.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, source: Source, output: Path, *, on_progress: OnProgress | None = None
+    ) -> None:
+        self.pipeline = pipeline
+        self.source = source
+        self.output = output
+        self.progress = Progress()
+        self.warnings: list[str] = []
+        self.journal_path = output.with_name(output.name + ".journal")
+        self._on_progress = on_progress or (lambda _: None)
+        self._columns = Columns(pipeline.labeller.task, source, output)
+        self._sample: list[Analysis] = []
+        self._lost = 0
+        self._stopped = False
+
+    async def execute(self) -> Manifest:
+        """Run to the end, or until cancelled.
+
+        Returns:
+            The manifest, as written beside the output.
+
+        Raises:
+            OutputError: the output or the journal cannot be written; what was answered is kept.
+            RunError: another process holds the journal, the endpoint went away, or the input changed meanwhile.
+            ReviewmillError: the endpoint cannot be opened.
+        """
+        self._columns.check_output()
+        started = time.time()
+        fingerprint = describe_run(self.pipeline, self.source, self.output)
+        lock_dir = self.pipeline.settings.state_dir / "locks"
+        with Journal(self.journal_path, fingerprint, lock_dir=lock_dir) as journal:
+            continued = journal.continued
+            await self._plan(journal)
+            check_target(self.output, rows=self.progress.rows)  # before the model is asked for what XLSX cannot hold
+            planned = time.time()
+            await self._answer(journal)
+            answered = time.time()
+            try:
+                tally = await asyncio.to_thread(self._write, journal)
+            except asyncio.CancelledError:
+                self._stopped = True  # the thread sees it at the next row, and removes its temporary file
+                raise
+            manifest = Manifest(
+                description=fingerprint,
+                tally=tally,
+                distinct=dict(self.progress.routes),
+                asked=self.progress.asked,
+                seconds={"plan": round(planned - started, 2), "answer": round(answered - planned, 2)},
+                notes=self._notes(),
+                continued=continued,
+                started=started,
+                finished=time.time(),
+                sample=self._sample if tally.rows <= _SAMPLE else [],
+            )
+            manifest.write(self.output)
+            if not tally.errors:
+                journal.discard()
+        return manifest
+
+    def _notes(self) -> list[str]:
+        notes = [*self.pipeline.labeller.capabilities.fallbacks(), *self.warnings]
+        if self.pipeline.labeller.capabilities.top_logprobs:
+            notes.append("`confidence` is the model's own probability of the label; it is not calibrated.")
+        return notes
+
+    # -- plan ---------------------------------------------------------------------------------------------------
+
+    async def _plan(self, journal: Journal) -> None:
+        rows = self.source.rows()
+        while page := await asyncio.to_thread(lambda: list(islice(rows, _PAGE))):
+            texts = await asyncio.to_thread(self._keyed, page)
+            journal.add(texts)
+            await self._take_cached(journal, [key for key, _, _ in texts])
+            self.progress.rows += len(page)
+            self._on_progress(self.progress)
+        self.progress.routes = Counter(journal.counts())
+        self.progress.distinct = self.progress.routes.total()
+        del self.progress.routes["pending"]
+
+    def _keyed(self, rows: Sequence[Row]) -> list[tuple[bytes, str, int]]:
+        """The texts of these rows that are to be answered: key, cleaned text, row number."""
+        prepared = ((row.number, self._prepared(row).text) for row in rows)
+        return [(self.pipeline.labeller.key(text), text, number) for number, text in prepared if text is not None]
+
+    async def _take_cached(self, journal: Journal, keys: list[bytes]) -> None:
+        wanted = list(journal.unanswered(keys)) if keys else []
+        if wanted and (found := await self.pipeline.cached(wanted)):
+            journal.record({key: Outcome(answer, "cache", None) for key, answer in found.items()})
+
+    # -- answer -------------------------------------------------------------------------------------------------
+
+    async def _answer(self, journal: Journal) -> None:
+        self.progress.phase = "answer"
+        self._on_progress(self.progress)
+        if self.progress.done == self.progress.distinct:
+            return
+        connection: Connection = self.pipeline.labeller.connection
+        await connection.open(self.pipeline.labeller.prompt)
+        self.progress.began = time.perf_counter()
+        pending = journal.pending()
+        commit = _committer(lambda outcomes: self._commit(journal, outcomes))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(connection.concurrency):
+                    group.create_task(self._work(pending, commit, connection.concurrency))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _work(self, pending: Iterator[Pending], commit: Commit, concurrency: int) -> None:
+        """Take texts one after another; a place in flight is free again only when its answer is committed."""
+        for item in pending:
+            outcome = await self._outcome(item)
+            await commit(item.key, outcome)
+            self.progress.routes[outcome.route or "error"] += 1
+            self.progress.asked += outcome.error is None
+            self._on_progress(self.progress)
+            if self._lost >= _GIVE_UP_AFTER * concurrency:
+                raise RunError(
+                    f"{self.pipeline.labeller.connection.about.endpoint} went away: the last {self._lost} comments "
+                    "found no connection. Everything answered so far is kept.",
+                    hint="Bring it back and run the same command again: it continues.",
+                )
+
+    async def _outcome(self, item: Pending) -> Outcome:
+        try:
+            answer = await self.pipeline.labeller.label(item.text)
+        except EndpointError as error:
+            self._lost += isinstance(error, EndpointUnreachableError | EndpointTimeoutError)
+            return Outcome(None, None, error_info(error))
+        self._lost = 0
+        return Outcome(answer, "model", None)
+
+    async def _commit(self, journal: Journal, outcomes: dict[bytes, Outcome]) -> None:
+        journal.record(outcomes)
+        await self.pipeline.keep({key: outcome.answer for key, outcome in outcomes.items() if outcome.answer})
+
+    # -- write --------------------------------------------------------------------------------------------------
+
+    def _write(self, journal: Journal) -> Tally:
+        self.progress.phase, self.progress.rows = "write", 0
+        tally = Tally()
+        records = (self._columns.record(row, analysis) for row, analysis in self._analyses(journal, tally))
+        write_rows(self.output, self._columns.names, records)
+        return tally
+
+    def _analyses(self, journal: Journal, tally: Tally) -> Iterator[tuple[Row, Analysis]]:
+        """Every row with its analysis, in the input's order."""
+        for page in _pages(self.source.rows(), _PAGE):
+            if self._stopped:
+                raise RunError("The run was stopped while it wrote the output.")
+            prepared = [self._prepared(row) for row in page]
+            keys = [self.pipeline.labeller.key(p.text) if p.text is not None else None for p in prepared]
+            outcomes = journal.outcomes([key for key in dict.fromkeys(keys) if key is not None])
+            for row, ready, key in zip(page, prepared, keys, strict=True):
+                analysis = self._analysis(row, ready, None if key is None else outcomes.get(key))
+                tally.add(analysis, self.pipeline.labeller.task.name)
+                if tally.rows <= _SAMPLE:
+                    self._sample.append(analysis)
+                yield row, analysis
+            self.progress.rows += len(page)
+            self._on_progress(self.progress)
+
+    def _prepared(self, row: Row) -> Prepared:
+        if row.text is None:
+            return Prepared(Comment("", row.id), None, error=row.error)
+        return self.pipeline.prepare(Comment(row.text, row.id))
+
+    def _analysis(self, row: Row, ready: Prepared, outcome: Outcome | None) -> Analysis:
+        assembler = self.pipeline.assembler
+        if ready.text is None:
+            return assembler.unanswered(ready)
+        if outcome is None or (outcome.answer is None and outcome.error is None):
+            raise RunError(
+                f"Row {row.number} of {self.source.path} was not there when the run began: the file changed meanwhile.",
+                hint="Run the same command again.",
+            )
+        if outcome.answer is None:
+            return assembler.unanswered(ready, outcome.error)
+        # The first row that holds a text shows who answered it; its duplicates were answered by that answer.
+        route = outcome.route if outcome.route and outcome.row == row.number else "cache"
+        return assembler.answered(ready, outcome.answer, route)
+
+
+Commit = Callable[[bytes, Outcome], Awaitable[None]]
+
+
+def _committer(write: Callable[[dict[bytes, Outcome]], Awaitable[None]]) -> Commit:
+    """Group commit: whoever commits waits until it is done; what arrives meanwhile goes in one next transaction."""
+    waiting: dict[bytes, Outcome] = {}
+    turn = asyncio.Lock()
+
+    async def commit(key: bytes, outcome: Outcome) -> None:
+        waiting[key] = outcome
+        async with turn:
+            if key in waiting:  # else the one before took it along
+                batch = dict(waiting)
+                waiting.clear()
+                await write(batch)
+
+    return commit
+
+
+def _pages(rows: Iterator[T], size: int) -> Iterator[list[T]]:
+    while page := list(islice(rows, size)):
+        yield page

@@ -1,0 +1,67 @@
+"""`reviewmill analyze`: a file, standard input, or texts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXIT_ROWS_FAILED = 3
+
+
+def analyze(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="FILE|-|TEXT...", help="A file of comments, - for standard input, or texts.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Result file (.csv .tsv .xlsx .jsonl .json .parquet); - for stdout."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Built-in task or task file.")] = None,
+    text: Annotated[str | None, typer.Option(help="The column that holds the comments.")] = None,
+    id: Annotated[str | None, typer.Option(help="The column that holds the ids.")] = None,  # noqa: A002
+    format: Annotated[  # noqa: A002
+        str | None, typer.Option(help="Input format where the extension does not tell; stdin is text lines.")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    model: Annotated[str | None, typer.Option(help="Catalog name, .gguf file, or the server's model name.")] = None,
+    cache: Annotated[str | None, typer.Option(help="sqlite, sqlite:PATH, redis://…, or none.")] = None,
+    keywords: Annotated[bool | None, typer.Option(help="Extract keywords; without, one token a comment.")] = None,
+    wire: Annotated[str | None, typer.Option(help="Answer format: auto, compact, json or free.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an output that is not ours.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result (texts) or the manifest as JSON.")] = False,
+) -> None:
+    """Analyse comments.
+
+    A file comes back with the result's columns beside its own, by default as `NAME.analyzed.EXT`. The run can be
+    killed at any moment and continues with the same command.
+    """
+    from reviewmill.settings import load_settings
+
+    settings = load_settings(
+        endpoint=endpoint, model=model, cache=cache, keywords=keywords, wire=wire, concurrency=concurrency, task=task
+    )
+    from reviewmill.cli import work
+
+    source = work.one_source(inputs)
+    if source is None:
+        if work.analyze_texts(inputs, settings, as_json=as_json, quiet=quiet):
+            raise typer.Exit(EXIT_ROWS_FAILED)
+        return
+    job = work.plan_file(source, output, settings, format=format)
+    job.check(force=force)
+    manifest = job.execute(text=text, id=id, quiet=quiet)
+    if as_json and not job.to_stdout:
+        typer.echo(json.dumps(manifest.as_json(), ensure_ascii=False, indent=2))
+    if manifest.tally.errors:
+        typer.secho(
+            f"{manifest.tally.errors} rows carry an error. The first: {manifest.tally.first_error}",
+            fg=typer.colors.YELLOW,
+            err=True,
+        )
+        typer.echo("The same command tries them again.", err=True)
+        raise typer.Exit(EXIT_ROWS_FAILED)

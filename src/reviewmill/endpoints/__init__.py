@@ -1,0 +1,7 @@
+"""Model endpoints: every engine is an OpenAI-compatible HTTP server, the embedded llama.cpp included."""
+
+from reviewmill.endpoints.capabilities import Capabilities
+from reviewmill.endpoints.connection import About, Connection, connect
+from reviewmill.endpoints.labeller import Labeller
+
+__all__ = ["About", "Capabilities", "Connection", "Labeller", "connect"]

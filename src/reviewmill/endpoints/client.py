@@ -1,0 +1,403 @@
+"""The one client: chat completions on any OpenAI-compatible server, with retries and errors that say what to do.
+
+This is the only layer that retries: the openai package is told not to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Final
+
+import httpx2
+import openai
+import stamina
+
+from reviewmill.errors import (
+    AnswerError,
+    ContextOverflowError,
+    EndpointError,
+    EndpointRefusedError,
+    EndpointTimeoutError,
+    EndpointUnreachableError,
+    SettingsError,
+)
+from reviewmill.scoring import TokenStep
+
+_CONNECT_TIMEOUT: Final = 10.0
+_MODELS_TIMEOUT: Final = 10.0
+_LONGEST_WAIT: Final = 30.0
+_MOST_TIMEOUTS: Final = 2
+
+# What changes while the model stays the same: clocks, vLLM's random permission ids, llama.cpp's and others' load state.
+_VOLATILE: Final = frozenset({"created", "permission", "status", "state", "loaded", "in_cache", "last_used"})
+
+# What llama.cpp, vLLM (two wordings), OpenAI and SGLang say when a prompt does not fit.
+_OVERFLOW_SIGNS: Final = (
+    "exceed_context_size_error",
+    "available context size",
+    "maximum context length",
+    "model's context length",
+    "context_length_exceeded",
+)
+
+# stamina logs each retry as a warning; without a handler Python would print its bare name over the progress bar.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What one request brought back.
+
+    Attributes:
+        text: the generated text.
+        steps: the tokens with their log-probabilities, or None where the server gave none.
+        finish_reason: `stop`, `length`, ...
+        tokens_in, tokens_out: prompt and generated tokens as the server counted them (0 if it did not).
+        latency_ms: wall time of the request that succeeded.
+    """
+
+    text: str
+    steps: tuple[TokenStep, ...] | None
+    finish_reason: str
+    tokens_in: int
+    tokens_out: int
+    latency_ms: float
+
+
+class EndpointClient:
+    """A connection to one model on one server.
+
+    Args:
+        url: base URL; `http://host:8000`, `…/v1` and `…/v1/chat/completions` all name the same server.
+        model: the model's name on that server; None takes the only one it serves.
+        api_key: key, where the server wants one.
+        timeout: seconds that one request may take.
+        attempts: tries of one request, the first included.
+
+    Raises:
+        SettingsError: the URL is not an http(s) URL, or the key cannot stand in an HTTP header.
+    """
+
+    def __init__(
+        self, url: str, model: str | None, *, api_key: str | None = None, timeout: float = 300.0, attempts: int = 4
+    ) -> None:
+        self.url = base_url(url)
+        self.model = model
+        self.timeout = timeout
+        self.attempts = attempts
+        self._api_key = _checked_key(api_key)
+        self._openai: openai.AsyncOpenAI | None = None
+
+    async def __aenter__(self) -> EndpointClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections; a later request opens new ones."""
+        held, self._openai = self._openai, None
+        if held is not None:
+            await held.close()
+
+    def _server(self) -> openai.AsyncOpenAI:
+        if self._openai is None:
+            # Requests are timed as a whole (`asyncio.timeout`): these timeouts would count silence only.
+            timeout = httpx2.Timeout(None, connect=min(_CONNECT_TIMEOUT, self.timeout))
+            # One connection a request in flight; the default pool of 100 would queue without saying so.
+            limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
+            http = httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=not _is_this_machine(self.url))
+            self._openai = openai.AsyncOpenAI(
+                base_url=self.url, api_key=self._api_key or "none", max_retries=0, timeout=timeout, http_client=http
+            )
+            # It reads these from the environment; an OpenAI account is no business of another server.
+            self._openai.organization = self._openai.project = None
+        return self._openai
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What the server says it serves (`GET /v1/models`), one attempt.
+
+        Raises:
+            EndpointError: it cannot be reached or refuses.
+        """
+        seconds = min(self.timeout, _MODELS_TIMEOUT)
+        try:
+            async with asyncio.timeout(seconds):
+                # Raw, because the package trips over an answer that is not what it expects.
+                raw = await self._server().models.with_raw_response.list()
+            listed = json.loads(raw.content)["data"]
+            return [dict(model) | {"id": str(model["id"])} for model in listed]
+        except (openai.OpenAIError, TimeoutError) as error:
+            raise self._failure(error, seconds) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise AnswerError(
+                f"{self.url}/models does not list models.", hint="Is that the address of an OpenAI-compatible server?"
+            ) from error
+
+    async def identify(self) -> str:
+        """Settle the model's name and return the model's fingerprint on this server.
+
+        The fingerprint is the name and a digest of what the server says about the model (file, size, length, ...);
+        it does not hold the address, so that a server that moved still finds its cached answers.
+
+        Raises:
+            EndpointRefusedError: the server does not serve that model, or several and none was named.
+            EndpointError: it cannot be reached.
+        """
+        try:
+            served = {model["id"]: model for model in await self.models()}
+        except EndpointRefusedError:
+            if self.model is None:
+                raise
+            served = {}  # some gateways list nothing; the first question tells whether the name is right
+        if self.model is None and len(served) == 1:
+            self.model = next(iter(served))
+        if self.model is None or (served and self.model not in served):
+            wanted = f"does not serve {self.model!r}" if self.model else "serves several models and none was named"
+            raise EndpointRefusedError(
+                f"{self.url} {wanted}; it serves: {', '.join(served) or 'nothing'}.",
+                hint="Name one of them with --model (or `model` in the settings).",
+            )
+        about = {key: value for key, value in served.get(self.model, {}).items() if key not in _VOLATILE}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        return f"{self.model}@{digest}"
+
+    async def complete(
+        self,
+        messages: list[dict[str, str]],
+        *,
+        max_tokens: int,
+        top_logprobs: int = 0,
+        constraint: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        """Ask for one completion at temperature 0, with retries.
+
+        Args:
+            messages: the conversation (`role`, `content`).
+            max_tokens: bound on generated tokens.
+            top_logprobs: how many alternatives to list at each token; 0 asks for no log-probabilities.
+            constraint: further request fields that make the server enforce a format; `response_format` goes as it
+                is, everything else into the request's body.
+
+        Raises:
+            EndpointError: after all attempts; the subclass says which kind.
+        """
+        request = dict(constraint or {})
+        known: dict[str, Any] = {key: request.pop(key) for key in ("response_format",) if key in request}
+        if top_logprobs:
+            known |= {"logprobs": True, "top_logprobs": top_logprobs}
+        try:
+            async for attempt in stamina.retry_context(
+                on=_Retries(), attempts=self.attempts, timeout=None, wait_initial=0.5, wait_max=_LONGEST_WAIT
+            ):
+                with attempt:
+                    began = time.perf_counter()
+                    async with asyncio.timeout(self.timeout):
+                        # Raw, because the package trips over an answer that is not what it expects.
+                        raw = await self._server().chat.completions.with_raw_response.create(
+                            model=self.model or "",
+                            messages=messages,  # type: ignore[arg-type]
+                            temperature=0,
+                            max_tokens=max_tokens,
+                            extra_body=request or None,
+                            **known,
+                        )
+                    return _completion(raw.content, (time.perf_counter() - began) * 1000)
+        except (openai.OpenAIError, TimeoutError) as error:
+            raise self._failure(error, self.timeout) from error
+        raise AssertionError("unreachable: the retry loop returns or raises")
+
+    def _failure(self, error: Exception, seconds: float) -> EndpointError:
+        failure = translate(error, self.url, self.model, seconds=seconds)
+        if self._api_key:  # some servers repeat the key that they refuse
+            failure.message = failure.message.replace(self._api_key, "***")
+            failure.args = (failure.message,)
+        return failure
+
+
+def base_url(url: str) -> str:
+    """The base that the openai package wants, from any of the forms in which people write a server's address.
+
+    Raises:
+        SettingsError: it is not an http(s) URL, or holds more than an address (user, password, query).
+    """
+    trimmed = url.strip().rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    try:
+        parsed = httpx2.URL(trimmed)
+    except httpx2.InvalidURL:
+        parsed = httpx2.URL("")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        # Not shown: it may hold a password, and addresses are written into messages and manifests.
+        raise SettingsError(
+            f"The endpoint's address on {parsed.host!r} holds a user, a query or a fragment.",
+            hint="Write it like http://127.0.0.1:8000/v1, and a key as REVIEWMILL_API_KEY.",
+        )
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise SettingsError(
+            f"{url!r} is not the address of an endpoint.", hint="Write it like http://127.0.0.1:8000/v1."
+        )
+    return trimmed if parsed.path.rstrip("/") else f"{trimmed}/v1"
+
+
+def _checked_key(api_key: str | None) -> str | None:
+    key = (api_key or "").strip()  # a key read from a file often ends with a newline
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError(
+            "The API key holds characters that cannot stand in an HTTP header.",
+            hint="Copy it again: keys are plain letters, digits and signs, on one line.",
+        )
+    return key or None
+
+
+def _is_this_machine(url: str) -> bool:
+    # A proxy from the environment must not get between us and our own machine.
+    host = httpx2.URL(url).host
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_loopback or address.is_unspecified
+
+
+class _Retries:
+    """Decides, for one request, whether to try again and after how long.
+
+    Cancellation is none of these errors, so Ctrl-C ends a request at once.
+    """
+
+    def __init__(self) -> None:
+        self.timeouts = 0
+
+    def __call__(self, error: Exception) -> bool | float:
+        if isinstance(error, openai.RateLimitError | openai.InternalServerError):
+            return _retry_after(error.response.headers.get("retry-after", ""))
+        if isinstance(error, TimeoutError):
+            # Each costs the whole `timeout`, and a server that hung twice is not helped by a third request.
+            self.timeouts += 1
+            return self.timeouts < _MOST_TIMEOUTS
+        return isinstance(error, openai.APIConnectionError)
+
+
+def _retry_after(value: str) -> bool | float:
+    """Seconds to wait, from `Retry-After` (RFC 9110, 10.2.3: seconds or a date), within reason; True if it says none.
+
+    Nothing in it can be trusted to be well-formed.
+    """
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (TypeError, ValueError):  # TypeError: a date without a zone
+            return True
+    return True if math.isnan(seconds) else min(max(seconds, 0.0), _LONGEST_WAIT)
+
+
+def translate(error: Exception, url: str, model: str | None, *, seconds: float | None = None) -> EndpointError:
+    """Turn the openai package's error into ours, with what to do about it.
+
+    Args:
+        error: what it raised, or the built-in TimeoutError.
+        url: the server's address.
+        model: the model's name there.
+        seconds: the time limit that the request ran under.
+    """
+    if isinstance(error, openai.APIStatusError):
+        return _refusal(error, url, model)
+    cause = error.__cause__ or error
+    # A packet filter that drops connections looks like a timeout, and is none of the model.
+    connected = not isinstance(cause, httpx2.ConnectTimeout)
+    if isinstance(error, openai.APITimeoutError | TimeoutError) and connected:
+        within = f" within {seconds:g} s" if seconds else " in time"
+        return EndpointTimeoutError(
+            f"{url} did not answer{within}.",
+            hint="Raise `timeout` in the settings, lower `concurrency`, or look at the server's load.",
+        )
+    if isinstance(error, openai.APIConnectionError):
+        why = str(cause) or type(cause).__name__
+        return EndpointUnreachableError(
+            f"{url} cannot be reached: {why}.", hint="Is the server running, and is that its address?"
+        )
+    return AnswerError(
+        f"{url} answered something that is not a chat completion: {str(error)[:200]}",
+        hint="Is that the address of an OpenAI-compatible server?",
+    )
+
+
+def _refusal(error: openai.APIStatusError, url: str, model: str | None) -> EndpointError:
+    status, said = error.status_code, _said(error)
+    if status >= 500:
+        return EndpointError(f"{url} failed with status {status}: {said}", hint="The server's own log says why.")
+    if status == 429:
+        return EndpointError(f"{url} asks for fewer requests (429): {said}", hint="Lower `concurrency`.")
+    if any(sign in f"{error.type} {error.code} {said}".lower() for sign in _OVERFLOW_SIGNS):
+        return ContextOverflowError(
+            f"{url} cannot take a text this long ({status}): {said}",
+            hint="Lower `max_comment_chars`, or start the server with a longer context.",
+        )
+    hints = {
+        401: "It wants a key: set REVIEWMILL_API_KEY.",
+        403: "The key is not allowed to do this.",
+        404: f"Is {model!r} the model's name there, and the address right?",
+    }
+    location = error.response.headers.get("location")
+    hint = f"It redirects to {location}; use that address." if location else hints.get(status)
+    return EndpointRefusedError(f"{url} refused the request ({status}): {said}", hint=hint)
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """The server's own words, on one line; each engine keeps them elsewhere."""
+    body = error.body
+    words = (body.get("message") or body.get("detail")) if isinstance(body, dict) else body
+    return " ".join(str(words or error.message).split())[:300]
+
+
+def _completion(content: bytes, latency_ms: float) -> Completion:
+    """Read a reply; servers differ in what they leave out, so only the text is taken for granted."""
+    try:
+        reply = json.loads(content)
+        choice = reply["choices"][0]
+        usage = reply.get("usage") or {}
+        return Completion(
+            text=(choice["message"].get("content") or "") + "",  # TypeError if it is not text
+            steps=_steps(choice.get("logprobs")),
+            finish_reason=choice.get("finish_reason") or "",
+            tokens_in=usage.get("prompt_tokens") or 0,
+            tokens_out=usage.get("completion_tokens") or 0,
+            latency_ms=latency_ms,
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise openai.OpenAIError(repr(content[:200].decode(errors="replace"))) from error
+
+
+def _steps(logprobs: dict[str, Any] | None) -> tuple[TokenStep, ...] | None:
+    content = (logprobs or {}).get("content")
+    if not content:
+        return None
+    return tuple(
+        TokenStep(
+            _bytes(item),
+            float(item["logprob"]),
+            tuple((_bytes(top), float(top["logprob"])) for top in item.get("top_logprobs") or ()),
+        )
+        for item in content
+    )
+
+
+def _bytes(item: dict[str, Any]) -> bytes:
+    # `bytes` is optional in the protocol; the decoded token is the next best thing.
+    listed = item.get("bytes")
+    return bytes(listed) if listed is not None else str(item["token"]).encode(errors="replace")

@@ -1,0 +1,156 @@
+"""Where answers come from: the embedded engine or a server at a URL, behind one face.
+
+A connection knows at once what decides its answers (so that a fully cached run starts nothing), and opens on first
+use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from reviewmill.endpoints import embedded
+from reviewmill.endpoints.capabilities import TOP_LOGPROBS, Capabilities, CapabilityMemory, probe
+from reviewmill.models import LocalModel, detect, resolve
+from reviewmill.settings import DEFAULT_MODEL, Settings
+from reviewmill.tasks import Prompt
+
+if TYPE_CHECKING:
+    from reviewmill.endpoints.client import EndpointClient
+
+REMOTE_CONCURRENCY: Final = 32
+
+# llama.cpp's own server; tests/test_endpoints_real.py probes it and compares.
+EMBEDDED_CAPABILITIES: Final = Capabilities(grammar=True, json_schema=True, top_logprobs=TOP_LOGPROBS)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the manifest and every analysis say of a connection.
+
+    Attributes:
+        model: the model's name.
+        fingerprint: names its weights; part of every cache key.
+        endpoint: `embedded`, or the server's URL.
+        digest: SHA-256 of the model file, where there is one.
+    """
+
+    model: str
+    fingerprint: str
+    endpoint: str
+    digest: str | None = None
+
+
+class Connection(Protocol):
+    """One model on one endpoint."""
+
+    about: About
+    capabilities: Capabilities
+    concurrency: int
+
+    async def open(self, prompt: Prompt) -> EndpointClient:
+        """Return a client that is ready for this prompt, starting what must be started.
+
+        Raises:
+            ReviewmillError: it cannot be started or reached.
+        """
+
+    async def aclose(self) -> None:
+        """Give everything back; the connection can be opened again."""
+
+
+class EmbeddedConnection:
+    """The embedded engine with one GGUF file."""
+
+    def __init__(self, settings: Settings, model: LocalModel) -> None:
+        self.about = About(model.name, f"gguf:{model.sha256}", "embedded", model.sha256)
+        self.capabilities = EMBEDDED_CAPABILITIES
+        self.concurrency = settings.concurrency or settings.slots
+        self._settings = settings
+        self._model = model
+        self._engine: embedded.EmbeddedEngine | None = None
+        self._client: EndpointClient | None = None
+        self._opening = asyncio.Lock()
+
+    async def open(self, prompt: Prompt) -> EndpointClient:
+        """Load the model on first use, and put the prompt's prefix into its slots."""
+        async with self._opening:
+            if self._engine is None:
+                self._engine = await embedded.acquire(
+                    self._model.path,
+                    digest=self._model.sha256,
+                    threads=self._settings.threads or detect().physical_cores,
+                    slots=self._settings.slots,
+                    prefix_dir=self._settings.cache_dir / "prefixes",
+                )
+            if self._client is None:
+                # Importing the openai package takes a second that a fully cached run need not pay.
+                from reviewmill.endpoints.client import EndpointClient
+
+                self._client = EndpointClient(
+                    self._engine.url,
+                    self._model.name,
+                    api_key=self._engine.api_key,
+                    timeout=self._settings.timeout,
+                    attempts=self._settings.attempts,
+                )
+            await self._engine.warm(self._client, prompt)
+            return self._client
+
+    async def aclose(self) -> None:
+        """Close the client, and stop the engine if nobody else uses it."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+        if self._engine is not None:
+            await asyncio.to_thread(embedded.release, self._engine)
+            self._engine = None
+
+
+class RemoteConnection:
+    """Any OpenAI-compatible server."""
+
+    def __init__(self, client: EndpointClient, about: About, capabilities: Capabilities, concurrency: int) -> None:
+        self.about = about
+        self.capabilities = capabilities
+        self.concurrency = concurrency
+        self._client = client
+
+    async def open(self, prompt: Prompt) -> EndpointClient:
+        """Return the client."""
+        return self._client
+
+    async def aclose(self) -> None:
+        """Close the client's connections."""
+        await self._client.aclose()
+
+
+async def connect(settings: Settings) -> Connection:
+    """Find out what will answer, without starting it.
+
+    Raises:
+        ModelError: the embedded model is not on this machine.
+        EndpointError: the server cannot be reached, or does not serve the model.
+    """
+    if settings.endpoint is None:
+        model = await asyncio.to_thread(resolve, settings.model, models_dir=settings.models_dir)
+        return EmbeddedConnection(settings, model)
+    from reviewmill.endpoints.client import EndpointClient
+
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    # The default names the embedded model; a server that serves one model needs no name.
+    named = None if settings.model == DEFAULT_MODEL else settings.model
+    client = EndpointClient(settings.endpoint, named, api_key=key, timeout=settings.timeout, attempts=settings.attempts)
+    try:
+        fingerprint = await client.identify()
+        memory = CapabilityMemory(settings.cache_dir / "endpoints.json")
+        capabilities = memory.get(client.url, fingerprint)
+        if capabilities is None:
+            capabilities = await probe(client)
+            memory.put(client.url, fingerprint, capabilities)
+    except BaseException:
+        await client.aclose()
+        raise
+    about = About(str(client.model), fingerprint, client.url)
+    return RemoteConnection(client, about, capabilities, settings.concurrency or REMOTE_CONCURRENCY)

@@ -1,0 +1,148 @@
+"""The embedded endpoint: llama.cpp in this process, as an OpenAI-compatible server on loopback with a random key.
+
+Each slot keeps the prompt's prefix in its KV cache. The prefix is computed once, in one slot; its state is saved and
+restored into the others, and kept on disk, so that neither eight slots nor the next process compute it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import importlib.metadata
+import secrets
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx2
+
+from reviewmill.errors import ModelError
+
+if TYPE_CHECKING:
+    from reviewmill.endpoints.client import EndpointClient
+    from reviewmill.tasks import Prompt
+
+CONTEXT_PER_SLOT: Final = 4608
+"""Tokens: about 1,200 for a long task, the rest for a comment of 3,000 Chinese characters and its answer."""
+
+_KEPT_PREFIXES: Final = 8
+
+
+class EmbeddedEngine:
+    """A llama.cpp server in this process.
+
+    Args:
+        path: the GGUF file.
+        digest: its SHA-256; names the saved prefixes.
+        threads: CPU threads.
+        slots: comments worked on at once.
+        prefix_dir: where prefixes are kept.
+
+    Raises:
+        ModelError: llama.cpp cannot load the file.
+    """
+
+    def __init__(self, path: Path, *, digest: str, threads: int, slots: int, prefix_dir: Path) -> None:
+        # Loading the library takes part of a second that a fully cached run need not pay.
+        import xllamacpp
+
+        prefix_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.slots = slots
+        self.api_key = secrets.token_hex(16)
+        self._digest = digest
+        self._prefix_dir = prefix_dir
+        self._warmed: set[str] = set()
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_parallel = slots
+        params.n_ctx = slots * CONTEXT_PER_SLOT
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.hostnames = ["127.0.0.1"]
+        params.port = 0
+        params.api_keys = [self.api_key]
+        params.slot_save_path = f"{prefix_dir}/"
+        params.cache_ram_mib = 0  # whole prompts never come back; the prefix stays in the slots
+        params.ui = False
+        params.verbosity = -1
+        try:
+            self._server: Any = xllamacpp.Server(params)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"llama.cpp cannot load {path}: {error}.",
+                hint="Is it a whole GGUF file of a chat model? `reviewmill models verify` checks those of the catalog.",
+            ) from error
+        self.url: str = self._server.listening_address
+
+    def close(self) -> None:
+        """Stop the server and free the model's memory."""
+        self._server = None
+
+    async def warm(self, client: EndpointClient, prompt: Prompt) -> None:
+        """Put the prompt's prefix into every slot, from disk where it was computed before."""
+        if prompt.id in self._warmed:
+            return
+        name = self._prefix_name(prompt)
+        headers = {"Authorization": f"Bearer {self.api_key}"}
+        async with httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=600, trust_env=False) as http:
+            if not (self._prefix_dir / name).exists():
+                constraint = {"id_slot": 0, "cache_prompt": True}
+                await client.complete(prompt.messages(""), max_tokens=1, constraint=constraint)
+                saving = f"{name}.{secrets.token_hex(4)}"
+                reply = await http.post("/slots/0?action=save", json={"filename": saving})
+                if reply.is_error:
+                    return  # slots then compute the prefix themselves: slower, never wrong
+                (self._prefix_dir / saving).replace(self._prefix_dir / name)
+            for slot in range(self.slots):
+                reply = await http.post(f"/slots/{slot}?action=restore", json={"filename": name})
+                if reply.is_error:  # damaged on disk: the next start computes it anew
+                    (self._prefix_dir / name).unlink(missing_ok=True)
+                    return
+        self._warmed = {prompt.id}  # the slots hold one prefix at a time
+        self._prune()
+
+    def _prefix_name(self, prompt: Prompt) -> str:
+        version = importlib.metadata.version("xllamacpp")
+        what = f"{self._digest} {prompt.id} {version}"
+        return hashlib.sha256(what.encode()).hexdigest()[:32] + ".kv"
+
+    def _prune(self) -> None:
+        kept = sorted(self._prefix_dir.glob("*.kv"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in kept[_KEPT_PREFIXES:]:
+            with contextlib.suppress(OSError):  # another process was faster
+                file.unlink()
+
+
+_lock = threading.Lock()
+_engines: dict[tuple[object, ...], tuple[EmbeddedEngine, int]] = {}
+
+
+async def acquire(path: Path, *, digest: str, threads: int, slots: int, prefix_dir: Path) -> EmbeddedEngine:
+    """Return the running engine for this file, or start it; one process holds a model once.
+
+    Raises:
+        ModelError: the file cannot be loaded.
+    """
+    return await asyncio.to_thread(_acquire, path, digest, threads, slots, prefix_dir)
+
+
+def _acquire(path: Path, digest: str, threads: int, slots: int, prefix_dir: Path) -> EmbeddedEngine:
+    key = (digest, threads, slots)
+    with _lock:
+        engine, users = _engines.get(key, (None, 0))
+        if engine is None:
+            engine = EmbeddedEngine(path, digest=digest, threads=threads, slots=slots, prefix_dir=prefix_dir)
+        _engines[key] = (engine, users + 1)
+        return engine
+
+
+def release(engine: EmbeddedEngine) -> None:
+    """Give an engine back; the last user stops it."""
+    with _lock:
+        for key, (held, users) in list(_engines.items()):
+            if held is engine:
+                if users > 1:
+                    _engines[key] = (held, users - 1)
+                else:
+                    del _engines[key]
+                    engine.close()

@@ -1,0 +1,191 @@
+"""One cleaned comment in, one `Answer` out: the prompt, the constraint, the request, the scores.
+
+A labeller is bound to one endpoint, one task and one answer format; `key` names what decides an answer, so that equal
+keys may share one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from reviewmill.endpoints.capabilities import json_schema_format
+from reviewmill.endpoints.connection import Connection
+from reviewmill.errors import AnswerCutError, AnswerError, ContextOverflowError
+from reviewmill.schema import Answer
+from reviewmill.scoring import score_labels
+from reviewmill.tasks import CompactWire, JsonWire, Parsed, Prompt, Task, Wire, drop_orders, render
+
+if TYPE_CHECKING:
+    from reviewmill.endpoints.client import Completion
+
+ANSWER_VERSION: Final = 1
+"""Raised when the stored `Answer` changes its meaning, so that older cached ones are not used."""
+
+LOW_MASS: Final = 0.5
+"""Below this share of the distribution on the labels, the model hardly meant any of them."""
+
+_SHORTENINGS: Final = 6
+_GAP: Final = " … "
+
+WireName = Literal["auto", "compact", "json", "free"]
+
+
+class Labeller:
+    """Labels comments with one model.
+
+    Args:
+        connection: where answers come from; opened on the first question.
+        task: what to find out.
+        keywords: whether to ask for keywords.
+        wire: answer format; `auto` takes the shortest that the server can enforce.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        task: Task,
+        keywords: bool,
+        wire: WireName = "auto",
+    ) -> None:
+        self.connection = connection
+        self.capabilities = connection.capabilities
+        self.task = task
+        self.keywords = keywords and task.keywords
+        self.wire: Wire = self._choose_wire(wire)
+        self.prompt: Prompt = render(task, self.wire, keywords=self.keywords)
+        self._constraint: Mapping[str, Any] = {} if wire == "free" else self._constrain()
+        # Without keywords one token mostly tells the label; labels that share their first token need more.
+        self._short = not self.keywords and self.wire.name == "compact" and bool(self._constraint)
+        self._decisive_tokens = 1 if self._short else self.wire.max_tokens
+        self._frame = hashlib.sha256(
+            "\n".join(
+                [
+                    f"{ANSWER_VERSION}",
+                    connection.about.fingerprint,
+                    task.hash,
+                    self.prompt.id,
+                    json.dumps(self._constraint, sort_keys=True),
+                    f"{self.capabilities.top_logprobs}",
+                ]
+            ).encode()
+        ).digest()
+
+    def _choose_wire(self, wanted: WireName) -> Wire:
+        able = self.capabilities
+        compact = able.grammar or able.regex or (able.choice and not self.keywords)
+        if wanted == "compact" or (wanted == "auto" and compact):
+            return CompactWire(self.task, self.keywords)
+        return JsonWire(self.task, self.keywords)
+
+    def _constrain(self) -> Mapping[str, Any]:
+        able, wire = self.capabilities, self.wire
+        if isinstance(wire, CompactWire):
+            if able.grammar:
+                return {"grammar": wire.grammar}
+            if able.choice and not self.keywords:
+                return {"structured_outputs": {"choice": list(self.task.label_names)}}
+            return {"structured_outputs": {"regex": wire.regex}} if able.regex else {}
+        if able.json_schema and isinstance(wire, JsonWire):
+            return json_schema_format("answer", wire.schema)
+        return {}
+
+    def key(self, text: str) -> bytes:
+        """Name (32 bytes) of everything that decides this text's answer: the exact cache key."""
+        return hashlib.sha256(self._frame + text.encode("utf-8", "surrogatepass")).digest()
+
+    async def label(self, text: str) -> Answer:
+        """Ask the model about one cleaned comment; what does not fit its context is shortened from the middle.
+
+        Raises:
+            EndpointError: no usable answer, retries included.
+        """
+        text, ordered = drop_orders(text, self.task)
+        flags = ("order_dropped",) if ordered else ()
+        for shortened in range(_SHORTENINGS + 1):
+            try:
+                return await self._label(text, (*flags, "shortened") if shortened else flags)
+            except ContextOverflowError:
+                shorter = _halved(text)
+                if shortened == _SHORTENINGS or len(shorter) >= len(text):
+                    raise
+                text = shorter
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def _label(self, text: str, flags: tuple[str, ...]) -> Answer:
+        asked = self._decisive_tokens
+        reply = await self._ask(text, asked)
+        parsed, label = self._read(reply, asked)
+        if label is None and asked == 1:
+            asked = self._decisive_tokens = self.wire.max_tokens
+            reply = await self._ask(text, asked)
+            parsed, label = self._read(reply, asked)
+        if label is None:
+            raise self._unreadable(reply)
+        return self._answer(reply, parsed, label, flags)
+
+    async def _ask(self, text: str, max_tokens: int) -> Completion:
+        client = await self.connection.open(self.prompt)
+        return await client.complete(
+            self.prompt.messages(text),
+            max_tokens=max_tokens,
+            top_logprobs=self.capabilities.top_logprobs,
+            constraint=self._constraint,
+        )
+
+    def _read(self, reply: Completion, asked: int) -> tuple[Parsed, str | None]:
+        """The answer and its label; of one token that was asked for, only one label may be meant."""
+        parsed = self.wire.parse(reply.text)
+        if asked > 1:
+            return parsed, parsed.label
+        # One token "好" may be the label "好" or the start of "好评".
+        begun = reply.text.strip()
+        meant = [name for name in self.task.label_names if begun and name.startswith(begun)]
+        return parsed, meant[0] if len(meant) == 1 else None
+
+    def _answer(self, reply: Completion, parsed: Parsed, label: str, flags: tuple[str, ...]) -> Answer:
+        scores = (
+            score_labels(
+                reply.steps, self.task.label_names, start=parsed.label_start, terminators=self.wire.terminators
+            )
+            if reply.steps and self.capabilities.top_logprobs  # without alternatives every label looks certain
+            else None
+        )
+        if scores is not None and scores.mass < LOW_MASS:
+            flags += ("low_label_mass",)
+        if self.keywords and (not parsed.complete or reply.finish_reason == "length"):
+            flags += ("keywords_cut",)
+        return Answer(
+            label=label,
+            logprobs=scores.logprobs if scores else None,
+            mass=scores.mass if scores else None,
+            keywords=parsed.keywords if self.keywords else (),
+            flags=flags,
+            tokens_in=reply.tokens_in,
+            tokens_out=reply.tokens_out,
+            latency_ms=round(reply.latency_ms, 1),
+        )
+
+    def _unreadable(self, reply: Completion) -> AnswerError:
+        labels = ", ".join(self.task.label_names)
+        shown = reply.text[:80].replace("\n", "⏎")
+        where = self.connection.about.endpoint
+        if reply.finish_reason == "length":
+            return AnswerCutError(
+                f"The answer of {where} was cut before it held a label ({labels}): {shown!r}.",
+                hint="Does the model think aloud before it answers? Switch that off, or use another model.",
+            )
+        hint = "The server enforces no format and the model did not keep to it; a larger model might."
+        if self._constraint:
+            hint = "The server was told to enforce the format and did not; its log may say why."
+        return AnswerError(f"The answer of {where} holds no label of the task ({labels}): {shown!r}.", hint=hint)
+
+
+def _halved(text: str) -> str:
+    """Half of a text: its beginning (60%) and its end (40%), where most comments say what they mean."""
+    half = len(text) // 2
+    head = half * 6 // 10
+    return text[:head] + _GAP + text[len(text) - (half - head) :]

@@ -1,0 +1,123 @@
+"""Every exception that reviewmill raises on purpose.
+
+One small hierarchy: catch `ReviewmillError` for all of it. Each message says what was wrong and where; `hint` says what
+to do about it. An error that belongs to one comment never travels as an exception out of a batch: it becomes that row's
+`error` field (`type` and `message`), whose types are listed in `ROW_ERROR_TYPES`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+class ReviewmillError(Exception):
+    """Base class of all errors that reviewmill raises on purpose.
+
+    Args:
+        message: what was wrong, and where (file, row, field).
+        hint: what the user can do about it; shown on its own line by the command line.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class SettingsError(ReviewmillError):
+    """A setting (file, environment or argument) is missing, malformed or contradicts another."""
+
+
+class TaskError(ReviewmillError):
+    """A task file does not exist or does not describe a task."""
+
+
+class InputError(ReviewmillError):
+    """An input file cannot be read as comments."""
+
+
+class OutputError(ReviewmillError):
+    """A result cannot be written (disk full, folder read-only, unknown format)."""
+
+
+class ModelError(ReviewmillError):
+    """A model is not in the catalog, not on this machine, or cannot be loaded."""
+
+
+class DownloadError(ModelError):
+    """No source could deliver a model file; the message carries the table of what was tried."""
+
+
+class ChecksumError(ModelError):
+    """A model file is not, byte for byte, what it claims to be. It was deleted and never loaded."""
+
+
+class EndpointError(ReviewmillError):
+    """A model endpoint did not give a usable answer, retries included.
+
+    `type` is the row-level error type (see `ROW_ERROR_TYPES`).
+    """
+
+    type: str = "endpoint_error"
+
+
+class EndpointUnreachableError(EndpointError):
+    """Nothing accepts connections at the endpoint's address, or the connection was lost."""
+
+    type = "endpoint_unreachable"
+
+
+class EndpointTimeoutError(EndpointError):
+    """The endpoint accepted the request and did not answer in time."""
+
+    type = "endpoint_timeout"
+
+
+class EndpointRefusedError(EndpointError):
+    """The endpoint refused the request (4xx): wrong key, wrong model name, ..."""
+
+    type = "endpoint_refused"
+
+
+class ContextOverflowError(EndpointRefusedError):
+    """The comment does not fit the endpoint's context, however much it was shortened."""
+
+    type = "context_overflow"
+
+
+class AnswerError(EndpointError):
+    """The endpoint answered, but not with a label of the task."""
+
+    type = "answer_invalid"
+
+
+class AnswerCutError(AnswerError):
+    """The answer was cut at `max_tokens` before it held a label."""
+
+    type = "answer_cut"
+
+
+class CacheError(ReviewmillError):
+    """The result cache cannot be opened."""
+
+
+class RunError(ReviewmillError):
+    """A run cannot start or continue (another run holds its journal, the journal is damaged, ...)."""
+
+
+ROW_ERROR_TYPES: Final[dict[str, str]] = {
+    "row_malformed": "the row could not be read (bad JSON, wrong number of fields, ...)",
+    "text_missing": "the row has no text field, or its text is not a string",
+    "comment_too_long": "the comment is longer than the limit on raw input",
+    "endpoint_error": "the endpoint failed (5xx) after all retries",
+    "endpoint_unreachable": EndpointUnreachableError.__doc__ or "",
+    "endpoint_timeout": EndpointTimeoutError.__doc__ or "",
+    "endpoint_refused": EndpointRefusedError.__doc__ or "",
+    "context_overflow": ContextOverflowError.__doc__ or "",
+    "answer_invalid": AnswerError.__doc__ or "",
+    "answer_cut": AnswerCutError.__doc__ or "",
+}
+"""What `error.type` of one analysis can be, and what each means."""

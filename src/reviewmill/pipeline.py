@@ -1,0 +1,230 @@
+"""One comment's way: prepare → (cache, model) → analysis. Shared by the Python classes and the batch run.
+
+`prepare` and `Assembler` are pure. `Pipeline` adds what talks to the outside: the labeller and the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from reviewmill.cache import AnswerCache
+from reviewmill.endpoints import About, Labeller
+from reviewmill.errors import EndpointError, ReviewmillError
+from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Provenance, Route, Status
+from reviewmill.settings import Settings
+from reviewmill.tasks import Task
+from reviewmill.text import CleanText, clean, detect_language, locate, shorten, triage
+
+REVIEW_FLAGS: Final = frozenset({"low_label_mass", "order_dropped", "shortened"})
+"""Flags that ask for a person whatever the confidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A comment, cleaned and triaged.
+
+    Exactly one of these holds: `text` is to be answered; or `insufficient` says why there is nothing to judge; or
+    `error` says why it cannot be judged.
+    """
+
+    comment: Comment
+    cleaned: CleanText | None
+    insufficient: str | None = None
+    error: ErrorInfo | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The cleaned text that the model is to judge, if it is to judge any."""
+        if self.cleaned is None or self.insufficient or self.error:
+            return None
+        return self.cleaned.text
+
+
+def prepare(comment: Comment, *, max_chars: int, max_raw_chars: int) -> Prepared:
+    """Clean and triage one comment. Pure, and never raises for any string.
+
+    Args:
+        comment: the comment.
+        max_chars: longer cleaned comments are shortened from the middle (code points).
+        max_raw_chars: longer raw comments are refused (code points).
+    """
+    if len(comment.text) > max_raw_chars:
+        message = f"The comment has {len(comment.text):,} characters; the limit is {max_raw_chars:,}."
+        return Prepared(comment, None, error=ErrorInfo(type="comment_too_long", message=message))
+    cleaned = clean(comment.text)
+    reason = triage(cleaned.text)
+    if reason:
+        return Prepared(comment, cleaned, insufficient=reason)
+    return Prepared(comment, shorten(cleaned, max_chars))
+
+
+def error_info(error: ReviewmillError) -> ErrorInfo:
+    """Turn an exception about one comment into what its row carries."""
+    kind = error.type if isinstance(error, EndpointError) else "endpoint_error"
+    return ErrorInfo(type=kind, message=error.message)
+
+
+class Assembler:
+    """Turns answers into analyses. Pure.
+
+    Args:
+        task: the task; the label stands under its name.
+        about: what answered.
+        prompt_id: names the prompt.
+        review_below: confidence under which a person should look (0 to 1).
+    """
+
+    def __init__(self, task: Task, about: About, prompt_id: str, review_below: float) -> None:
+        self.task = task
+        self._about = about
+        self._prompt_id = prompt_id
+        self._review_below = review_below
+
+    def answered(self, prepared: Prepared, answer: Answer, route: Route) -> Analysis:
+        """The analysis of a comment that was answered."""
+        if prepared.cleaned is None:
+            raise ValueError("a comment that was refused cannot have an answer")
+        probabilities = {name: round(math.exp(p), 6) for name, p in (answer.logprobs or {}).items()}
+        # The most probable label; it differs from the generated one only where two are nearly even.
+        label = max(probabilities, key=probabilities.__getitem__) if probabilities else answer.label
+        confidence = round(probabilities[label], 4) if probabilities else None
+        spans = locate(answer.keywords, prepared.cleaned)
+        flags = list(dict.fromkeys((*prepared.cleaned.flags, *answer.flags)))
+        unsure = confidence is None or confidence < self._review_below or not REVIEW_FLAGS.isdisjoint(flags)
+        analysis = self._frame(prepared, label, "ok", route)
+        analysis.update(
+            confidence=confidence,
+            probabilities=probabilities,
+            keywords=[span["text"] for span in spans],
+            spans=spans,
+            language=detect_language(prepared.cleaned.text),
+            flags=flags,
+            needs_review=unsure,
+        )
+        analysis["provenance"]["latency_ms"] = answer.latency_ms if route == "model" else None
+        return analysis
+
+    def unanswered(self, prepared: Prepared, error: ErrorInfo | None = None) -> Analysis:
+        """The analysis of a comment that triage answered, or of one that failed (`error`, or the prepared one's)."""
+        error = error or prepared.error
+        if error is not None:
+            analysis = self._frame(prepared, None, "error", None)
+            analysis.update(error=error, needs_review=True)
+        else:
+            analysis = self._frame(prepared, None, "insufficient", "rule")
+            analysis["flags"] = [prepared.insufficient]
+        if prepared.cleaned is not None:
+            analysis["flags"] = [*prepared.cleaned.flags, *analysis["flags"]]
+            analysis["language"] = detect_language(prepared.cleaned.text)
+        return analysis
+
+    def _frame(self, prepared: Prepared, label: str | None, status: Status, route: Route | None) -> Analysis:
+        by_model = route not in {None, "rule"}
+        provenance = Provenance(
+            model=self._about.model if by_model else None,
+            task=self.task.name,
+            prompt=self._prompt_id if by_model else None,
+            endpoint=self._about.endpoint if by_model else None,
+            calibration=None,
+            latency_ms=None,
+        )
+        return Analysis(
+            {
+                self.task.name: label,
+                "confidence": None,
+                "keywords": [],
+                "original_text": prepared.comment.text,
+                "id": prepared.comment.id,
+                "status": status,
+                "probabilities": {},
+                "spans": [],
+                "language": None,
+                "flags": [],
+                "route": route,
+                "needs_review": False,
+                "error": None,
+                "provenance": provenance,
+            }
+        )
+
+
+class Pipeline:
+    """Everything that is needed to analyse comments with one task on one endpoint.
+
+    Args:
+        settings: limits and thresholds.
+        labeller: asks the model.
+        cache: where answers are kept, or None.
+    """
+
+    def __init__(self, settings: Settings, labeller: Labeller, cache: AnswerCache | None) -> None:
+        self.settings = settings
+        self.labeller = labeller
+        self.cache = cache
+        self.assembler = Assembler(labeller.task, labeller.connection.about, labeller.prompt.id, settings.review_below)
+        self._in_flight: dict[bytes, asyncio.Future[Answer]] = {}
+
+    def prepare(self, comment: Comment) -> Prepared:
+        """Clean and triage under this pipeline's limits."""
+        limits = self.settings
+        return prepare(comment, max_chars=limits.max_comment_chars, max_raw_chars=limits.max_raw_chars)
+
+    async def cached(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
+        """Answers that the cache holds."""
+        return await asyncio.to_thread(self.cache.get_many, keys) if self.cache is not None else {}
+
+    async def keep(self, answers: Mapping[bytes, Answer]) -> None:
+        """Put answers into the cache."""
+        if self.cache is not None and answers:
+            await asyncio.to_thread(self.cache.put_many, answers)
+
+    async def answer(self, text: str) -> tuple[Answer, Route]:
+        """Answer one cleaned text: from the cache, from a request already under way, or from the model.
+
+        Raises:
+            ReviewmillError: no usable answer, retries included.
+        """
+        key = self.labeller.key(text)
+        waiting = self._in_flight.get(key)
+        if waiting is not None:
+            return await asyncio.shield(waiting), "cache"
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._in_flight[key] = future
+        try:
+            found = (await self.cached([key])).get(key)
+            answer = found or await self.labeller.label(text)
+            if found is None:
+                await self.keep({key: answer})
+            future.set_result(answer)
+        except BaseException as error:
+            # Whoever waits for the same text gets the same failure, and may be nobody.
+            future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
+            future.exception()
+            raise
+        else:
+            return answer, "cache" if found else "model"
+        finally:
+            del self._in_flight[key]
+
+    async def analyse(self, comment: Comment) -> Analysis:
+        """Analyse one comment.
+
+        Raises:
+            ReviewmillError: the comment has words to judge, and no usable answer came.
+        """
+        prepared = self.prepare(comment)
+        if prepared.text is None:
+            return self.assembler.unanswered(prepared)
+        answer, route = await self.answer(prepared.text)
+        return self.assembler.answered(prepared, answer, route)
+
+    async def analyse_row(self, comment: Comment) -> Analysis:
+        """Analyse one of many: a failure becomes the row's own error."""
+        try:
+            return await self.analyse(comment)
+        except EndpointError as error:
+            return self.assembler.unanswered(self.prepare(comment), error_info(error))

@@ -1,0 +1,114 @@
+"""Settings: built-in defaults < `reviewmill.toml` < environment (`REVIEWMILL_*`) < arguments.
+
+`Settings()` reads them all. The file is looked for at `$REVIEWMILL_CONFIG`, else `./reviewmill.toml`, else
+`reviewmill.toml` in the user's configuration folder; the first that exists is used whole.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from reviewmill.errors import SettingsError
+
+DEFAULT_MODEL = "qwen2.5-coder-1.5b-instruct-q4_k_m"
+"""The embedded default: a catalog name (see `models/catalog.toml`)."""
+
+
+def config_file() -> Path | None:
+    """The settings file in use, or None."""
+    named = os.environ.get("REVIEWMILL_CONFIG")
+    if named:
+        if not Path(named).is_file():
+            raise SettingsError(
+                f"REVIEWMILL_CONFIG names {named}, which is not a file.",
+                hint="Create it, or unset REVIEWMILL_CONFIG.",
+            )
+        return Path(named)
+    candidates = [Path("reviewmill.toml"), platformdirs.user_config_path("reviewmill") / "reviewmill.toml"]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set once for all commands. Unknown keys in the file are errors."""
+
+    model_config = SettingsConfigDict(env_prefix="REVIEWMILL_", env_ignore_empty=True, extra="forbid")
+
+    endpoint: str | None = Field(None, description="URL of an OpenAI-compatible server; none: the embedded one")
+    model: str = Field(DEFAULT_MODEL, description="catalog name, a .gguf file, or the server's model name")
+    api_key: SecretStr | None = Field(None, description="key for the endpoint")
+    task: str = Field("sentiment", description="built-in task name or a task file")
+    keywords: bool = Field(True, description="ask for keywords; without, one token a comment")
+    wire: Literal["auto", "compact", "json", "free"] = Field("auto", description="answer format on the wire")
+
+    concurrency: int | None = Field(None, ge=1, le=4096, description="requests in flight; none: by endpoint")
+    timeout: float = Field(300.0, gt=0, description="seconds that one request may take")
+    attempts: int = Field(4, ge=1, le=20, description="tries of one request, the first included")
+
+    cache: str = Field("sqlite", description="sqlite, sqlite:PATH, redis://HOST:PORT/DB, or none")
+    cache_ttl: int | None = Field(None, ge=1, description="seconds a Redis entry lives; none: for ever")
+
+    max_comment_chars: int = Field(3000, ge=50, description="longer comments are shortened from the middle")
+    max_raw_chars: int = Field(1_000_000, ge=1000, description="longer comments are refused, row by row")
+    review_below: float = Field(0.7, ge=0, le=1, description="confidence under which needs_review is set")
+
+    threads: int | None = Field(None, ge=1, description="CPU threads of the embedded engine; none: all cores")
+    slots: int = Field(8, ge=1, le=256, description="comments that the embedded engine works on at once")
+
+    models_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("reviewmill") / "models",
+        description="where model files are kept",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_cache_path("reviewmill"),
+        description="where the SQLite cache and what was learned of endpoints are kept",
+    )
+    state_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_state_path("reviewmill"),
+        description="where journals of runs that write to the screen are kept",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, which wins over the file."""
+        path = config_file()
+        file = (TomlConfigSettingsSource(settings_cls, path),) if path else ()
+        return (init_settings, env_settings, *file)
+
+
+def load_settings(**arguments: Any) -> Settings:
+    """Read the settings; arguments that are None count as not given.
+
+    Raises:
+        SettingsError: a value is malformed, or a key is unknown; the message names each.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
+        where = config_file()
+        raise SettingsError(
+            "These settings are not valid:\n" + "\n".join(lines),
+            hint=f"They come from arguments, REVIEWMILL_* variables{f' or {where}' if where else ''}.",
+        ) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config_file()} is not valid TOML: {error}", hint="Correct that line.") from None

