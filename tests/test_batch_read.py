@@ -16,7 +16,8 @@ import polars as pl
 import pytest
 import xlsxwriter
 
-from reviewmill.batch.read import MAX_COLUMNS, open_source
+from reviewmill.batch.read import open_source
+from reviewmill.batch.tables import MAX_COLUMNS
 from reviewmill.errors import ROW_ERROR_TYPES, InputError
 
 COMMENTS = [

@@ -102,6 +102,23 @@ def test_the_engine_listens_on_loopback_and_wants_its_key(settings, tmp_path) ->
     assert status == 401
 
 
+@needs_tiny_model
+@pytest.mark.slow
+def test_an_engine_whose_user_left_while_it_was_loading_is_stopped(tmp_path) -> None:
+    async def leave() -> None:
+        loading = asyncio.create_task(
+            embedded.acquire(TINY, digest="left", threads=1, slots=1, prefix_dir=tmp_path / "prefixes")
+        )
+        await asyncio.sleep(0.05)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+
+    asyncio.run(leave())
+    embedded._starter.submit(lambda: None).result()  # one worker: the loading has ended before this
+    assert not embedded._engines
+
+
 def test_a_file_that_is_no_model_is_refused(tmp_path) -> None:
     fake = tmp_path / "fake.gguf"
     fake.write_bytes(b"GGUF" + b"\0" * 5000)

@@ -16,7 +16,7 @@ from reviewmill.settings import Settings, config_file
 from reviewmill.tasks import load_task
 
 _GIB: Final = 1024**3
-_NEEDED_MEMORY: Final = 3 * _GIB  # the embedded default, its KV cache and the process, as `docs/benchmarks.md` measures
+_NEEDED_MEMORY: Final = 4 * _GIB  # the embedded default, its KV cache and the process, as `docs/benchmarks.md` measures
 
 # Written for this measurement; of the length of ordinary shop reviews.
 _PROBES: Final = (
@@ -68,7 +68,7 @@ def _machine(hardware: Hardware, *, embedded: bool) -> Iterator[Finding]:
         "ok" if enough else "warn",
         "memory",
         f"{free:.1f} GiB of {total:.1f} GiB available",
-        None if enough else "The embedded model wants about 3 GiB; lower `slots` in the settings, or close something.",
+        None if enough else "The embedded model wants about 4 GiB; lower `slots` in the settings, or close something.",
     )
     if hardware.gpus:
         for gpu in hardware.gpus:

@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     review_below: float = Field(0.7, ge=0, le=1, description="confidence under which needs_review is set")
 
     threads: int | None = Field(None, ge=1, description="CPU threads of the embedded engine; none: all cores")
-    slots: int = Field(8, ge=1, le=256, description="comments that the embedded engine works on at once")
+    slots: int = Field(16, ge=1, le=256, description="comments that the embedded engine works on at once")
 
     models_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("reviewmill") / "models",

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 import polars as pl
 
-from reviewmill.batch.read import TEXT_NAMES, find_named
+from reviewmill.batch.text_column import TEXT_NAMES, find_named
 from reviewmill.errors import InputError
 from reviewmill.schema import Analysis
 from reviewmill.tasks import Task

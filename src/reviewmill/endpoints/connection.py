@@ -66,7 +66,8 @@ class EmbeddedConnection:
     def __init__(self, settings: Settings, model: LocalModel) -> None:
         self.about = About(model.name, f"gguf:{model.sha256}", "embedded", model.sha256)
         self.capabilities = EMBEDDED_CAPABILITIES
-        self.concurrency = settings.concurrency or settings.slots
+        # More in flight than slots: a slot that gets free finds its next comment waiting, tokenized.
+        self.concurrency = settings.concurrency or settings.slots * 3 // 2
         self._settings = settings
         self._model = model
         self._engine: embedded.EmbeddedEngine | None = None

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import secrets
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +59,8 @@ class EmbeddedEngine:
         params.n_parallel = slots
         params.n_ctx = slots * CONTEXT_PER_SLOT
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        # On a CPU the plain attention is faster over a cached prefix: about a tenth of a comment's time.
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.hostnames = ["127.0.0.1"]
         params.port = 0
         params.api_keys = [self.api_key]
@@ -113,6 +116,7 @@ class EmbeddedEngine:
                 file.unlink()
 
 
+_starter = ThreadPoolExecutor(1, "embedded")
 _lock = threading.Lock()
 _engines: dict[tuple[object, ...], tuple[EmbeddedEngine, int]] = {}
 
@@ -123,7 +127,18 @@ async def acquire(path: Path, *, digest: str, threads: int, slots: int, prefix_d
     Raises:
         ModelError: the file cannot be loaded.
     """
-    return await asyncio.to_thread(_acquire, path, digest, threads, slots, prefix_dir)
+    starting = _starter.submit(_acquire, path, digest, threads, slots, prefix_dir)
+    try:
+        return await asyncio.wrap_future(starting)
+    except asyncio.CancelledError:
+        # Loading cannot be interrupted; whoever waited for it will not give the engine back.
+        starting.add_done_callback(_release_unwanted)
+        raise
+
+
+def _release_unwanted(started: Future[EmbeddedEngine]) -> None:
+    if not started.cancelled() and started.exception() is None:
+        release(started.result())
 
 
 def _acquire(path: Path, digest: str, threads: int, slots: int, prefix_dir: Path) -> EmbeddedEngine:
