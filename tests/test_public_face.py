@@ -80,6 +80,25 @@ def test_equal_texts_at_the_same_time_are_asked_once(tmp_path) -> None:
     assert [result.route for result in results] == ["model"] + ["cache"] * 19
 
 
+def test_a_labels_weight_decides_what_is_nearly_even_without_asking_again(tmp_path) -> None:
+    def task(weight: float) -> reviewmill.Task:
+        labels = [{"name": "positive", "definition": "good"}, {"name": "negative", "definition": "bad"}]
+        labels[0]["weight"] = weight
+        return reviewmill.Task(name="mood", description="Find the mood.", language="en", labels=labels)
+
+    with StubEndpoint(confidence=0.6) as stub:
+        results = []
+        for weight in (1, 0.25):
+            with SentimentAnalyzer(stub.url, task=task(weight), cache_dir=tmp_path) as analyzer:
+                results.append(analyzer.analyze("质量很好"))
+        assert stub.asked["质量很好"] == 1
+    plain, weighed = results
+    odds = plain.probabilities["positive"] / plain.probabilities["negative"]
+    assert plain.mood == "positive"
+    assert weighed.mood == "negative"
+    assert weighed.confidence == pytest.approx(1 / (1 + odds / 4), abs=1e-3)
+
+
 def test_failures_are_in_the_rows_of_a_batch_and_raised_for_one(tmp_path) -> None:
     with (
         StubEndpoint(fail_texts={"坏": 400}) as stub,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reviewmill.scoring import LabelScores, TokenStep, score_labels
+from reviewmill.scoring import LabelScores, TokenStep, reweigh, score_labels
 
 LABEL_SETS = [
     ("positive", "neutral", "negative"),
@@ -353,3 +353,28 @@ def test_without_a_listing_the_generated_token_alone_speaks() -> None:
 def test_a_label_that_cannot_be_is_not_quite_impossible() -> None:
     found = probabilities_of(step("negative", {"negative": 1.0}), labels=("positive", "negative"))
     assert 0 < found["positive"] < 1e-9
+
+
+# Weights
+
+
+PROBABILITIES = st.dictionaries(st.text(min_size=1, max_size=3), st.floats(-40, 0), min_size=2, max_size=6)
+
+
+@given(PROBABILITIES, st.floats(0.01, 100))
+def test_a_weight_multiplies_the_odds_of_its_label_against_each_other(
+    logprobs: dict[str, float], weight: float
+) -> None:
+    first, *others = logprobs
+    weighed = reweigh(logprobs, {first: weight})
+    assert sum(weighed.values()) == pytest.approx(1)
+    assert list(weighed) == list(logprobs)
+    for other in others:
+        odds = weight * math.exp(logprobs[first] - logprobs[other])
+        assert weighed[first] == pytest.approx(odds * weighed[other], rel=1e-6)
+
+
+def test_equal_weights_change_nothing() -> None:
+    logprobs = {"a": math.log(0.7), "b": math.log(0.3)}
+    assert reweigh(logprobs, {"a": 5, "b": 5}) == pytest.approx({"a": 0.7, "b": 0.3})
+    assert reweigh(logprobs, {}) == pytest.approx({"a": 0.7, "b": 0.3})

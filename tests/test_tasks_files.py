@@ -230,6 +230,16 @@ def test_layout_order_of_keys_and_stated_defaults_do_not_change_the_hash() -> No
     assert parse_task(other, "other.toml").hash == load_plain().hash
 
 
+OTHER = {"name": "other", "definition": "the rest"}
+
+
+@pytest.mark.parametrize("weight", [0, -1, 101, "nan", "much"])
+def test_a_weight_is_a_number_above_zero(weight: Any) -> None:
+    labels = [{"name": "food", "definition": "what one eats", "weight": weight}, OTHER]
+    with pytest.raises(ValueError, match="weight"):
+        Task.model_validate(task_with(labels=labels))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -241,6 +251,7 @@ def test_layout_order_of_keys_and_stated_defaults_do_not_change_the_hash() -> No
         {"guidelines": ["Choose the main topic.", "Else other."]},
         {"examples": [{"text": "The soup was cold.", "label": "other", "keywords": ["soup"]}]},
         {"examples": [{"text": "The soup was cold.", "label": "food", "keywords": []}]},
+        {"labels": [{"name": "food", "definition": "what one eats", "weight": 2}, OTHER]},
         {"keywords": False},
         {"max_keywords": 4},
     ],

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +14,7 @@ from reviewmill.cache import AnswerCache
 from reviewmill.endpoints import About, Labeller
 from reviewmill.errors import EndpointError, ReviewmillError
 from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Provenance, Route, Status
+from reviewmill.scoring import reweigh
 from reviewmill.settings import Settings
 from reviewmill.tasks import Task
 from reviewmill.text import CleanText, clean, detect_language, locate, shorten, triage
@@ -88,8 +88,9 @@ class Assembler:
         """The analysis of a comment that was answered."""
         if prepared.cleaned is None:
             raise ValueError("a comment that was refused cannot have an answer")
-        probabilities = {name: round(math.exp(p), 6) for name, p in (answer.logprobs or {}).items()}
-        # The most probable label; it differs from the generated one only where two are nearly even.
+        weighed = reweigh(answer.logprobs, self.task.weights) if answer.logprobs else {}
+        probabilities = {name: round(p, 6) for name, p in weighed.items()}
+        # The most probable label; it differs from the generated one where weights decide, or two are nearly even.
         label = max(probabilities, key=probabilities.__getitem__) if probabilities else answer.label
         confidence = round(probabilities[label], 4) if probabilities else None
         spans = locate(answer.keywords, prepared.cleaned)

@@ -1,7 +1,7 @@
 """The embedded endpoint: llama.cpp in this process, as an OpenAI-compatible server on loopback with a random key.
 
 Each slot keeps the prompt's prefix in its KV cache. The prefix is computed once, in one slot; its state is saved and
-restored into the others, and kept on disk, so that neither eight slots nor the next process compute it again.
+restored into the others, and kept on disk, so that neither the other slots nor the next process compute it again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from reviewmill.tasks import Prompt
 
 CONTEXT_PER_SLOT: Final = 4608
-"""Tokens: about 1,200 for a long task, the rest for a comment of 3,000 Chinese characters and its answer."""
+"""Tokens: up to 1,200 for the task, the rest for a comment of 3,000 Chinese characters and its answer."""
 
 _KEPT_PREFIXES: Final = 8
 

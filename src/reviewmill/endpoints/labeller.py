@@ -66,7 +66,7 @@ class Labeller:
                 [
                     f"{ANSWER_VERSION}",
                     connection.about.fingerprint,
-                    task.hash,
+                    task.asked_hash,
                     self.prompt.id,
                     json.dumps(self._constraint, sort_keys=True),
                     f"{self.capabilities.top_logprobs}",

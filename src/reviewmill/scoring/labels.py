@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -164,3 +164,23 @@ class _Walk:
         return label.startswith(so_far) or (
             so_far.startswith(label) and so_far[len(label) :].startswith(self.terminators)
         )
+
+
+def reweigh(logprobs: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
+    """Multiply each label's probability by its weight, and normalise.
+
+    With weights w = P'(label) / P(label) this corrects the posterior of a model that assumes the prior P where P' holds
+    (Saerens, Latinne & Decaestecker 2002, Neural Computation 14(1), eq. 2.4).
+
+    Args:
+        logprobs: label to natural log-probability; finite.
+        weights: label to weight, above 0; a label without one keeps its probability's proportion.
+
+    Returns:
+        Label to probability, in the same order; they sum to 1.
+    """
+    weighed = {name: value + math.log(weights.get(name, 1.0)) for name, value in logprobs.items()}
+    most = max(weighed.values())
+    shares = {name: math.exp(value - most) for name, value in weighed.items()}
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()}

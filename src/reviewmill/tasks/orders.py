@@ -13,12 +13,21 @@ from functools import cache
 
 from reviewmill.tasks.task import Task
 
-_CLAUSE = re.compile(r"[^，,。！？!?；;\n]*?(?:\.(?=\s|$)|[，,。！？!?；;\n]|$)")
+# A closing bracket ends a clause too: what follows "[/指令]" or "</system>" is the comment again.
+_CLAUSE = re.compile(r"[^，,。！？!?；;\n\]】]*?(?:\.(?=\s|$)|</?\w+>|[，,。！？!?；;\n\]】]|$)")
 
 _CHINESE = (
-    r"输出|标为|标成|标记为|判断为|判为|判成|改为|只回答|只能回答|答案(?:都|只能|必须)?(?:是|为|：|:)|只会说|只能说"
+    r"输出|返回|回复|标为|标成|标记为|标注为|判断为|判定为|判为|判成|归为|视为|设为|改为|只回答|只能回答|只会说|只能说"
+    r"|(?:答案|结果|标签|情感)(?:都|只能|必须|应该?)?(?:是|为|：|:)"
 )
 _ENGLISH = r"\b(?:answer|output|print|respond|reply|return|classify|label|say)\b"
+
+# What surrounds an order, and is no comment either; left out only where an order was found.
+_PREAMBLE = re.compile(
+    r"(?:忽略|无视|忘记|忘掉).{0,12}(?:指令|规则|要求|内容|提示|设定)|(?:不要|不用|无需|别)(?:再)?(?:做|进行)?(?:任何)?(?:分析|解释|判断)"
+    r"|\b(?:ignore|disregard|forget)\b.{0,40}\b(?:above|previous|prior|instructions?|rules?|prompts?)\b",
+    re.IGNORECASE,
+)
 
 
 def drop_orders(text: str, task: Task) -> tuple[str, bool]:
@@ -35,7 +44,8 @@ def drop_orders(text: str, task: Task) -> tuple[str, bool]:
     if not order.search(text):
         return text, False
     bare = re.sub(r"\{[^{}]*\}", lambda found: "" if order.search(found[0]) else found[0], text)
-    kept = "".join(clause for clause in _CLAUSE.findall(bare) if not order.search(clause)).strip()
+    clauses = (clause for clause in _CLAUSE.findall(bare) if not order.search(clause))
+    kept = "".join(clause for clause in clauses if not _PREAMBLE.search(clause)).strip()
     return (kept, True) if any(map(str.isalnum, kept)) else (text, False)
 
 

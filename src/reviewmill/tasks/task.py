@@ -71,10 +71,15 @@ class _Model(BaseModel):
 
 
 class Label(_Model):
-    """One possible answer: the word that the model writes, and when to write it."""
+    """One possible answer: the word that the model writes, and when to write it.
+
+    `weight` corrects a model that gives a label too readily (below 1) or too rarely (above): its probability is
+    multiplied by it, and all are normalised again, before the most probable label is taken. The model is not shown it.
+    """
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=40), AfterValidator(_check_label)]
     definition: Line
+    weight: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
 
 
 class Example(_Model):
@@ -145,8 +150,17 @@ class Task(_Model):
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of the task's content: its version. Comments and layout of the file do not count."""
-        canonical = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return _digest(self.model_dump(mode="json"))
+
+    @cached_property
+    def asked_hash(self) -> str:
+        """The same of what the model is asked, which is all but the weights: what a cached answer depends on."""
+        return _digest(self.model_dump(mode="json", exclude={"labels": {"__all__": {"weight"}}}))
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """Each label's weight."""
+        return {label.name: label.weight for label in self.labels}
 
     def notes(self) -> list[str]:
         """Return what is legal and yet likely to make answers worse, one sentence each."""
@@ -155,6 +169,11 @@ class Task(_Model):
         if not self.guidelines:
             notes.append("there are no guidelines for hard cases")
         return notes
+
+
+def _digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def parse_task(source: str, where: str) -> Task:
