@@ -303,6 +303,7 @@ def test_show_prints_what_the_model_reads(task: str) -> None:
     prompt = render(loaded, CompactWire(loaded, keywords=True), keywords=True)
     printed = invoke("show", task)
     assert loaded.hash[:12] in printed
+    assert ("weight of neutral 0.5" in printed) == (task == "sentiment")
     assert prompt.id in printed
     assert all(message["content"] in printed for message in prompt.messages("…"))
 

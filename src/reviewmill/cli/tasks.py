@@ -43,7 +43,9 @@ def show(
     with_keywords = keywords and loaded.keywords
     form: Wire = JsonWire(loaded, with_keywords) if wire == "json" else CompactWire(loaded, with_keywords)
     prompt = render(loaded, form, keywords=with_keywords)
-    typer.echo(f"# task {loaded.name} · hash {loaded.hash[:12]} · prompt {prompt.id} · {form.name}\n")
+    # The prompt does not show the weights, and they decide too.
+    weights = "".join(f" · weight of {name} {weight:g}" for name, weight in loaded.weights.items() if weight != 1)
+    typer.echo(f"# task {loaded.name} · hash {loaded.hash[:12]} · prompt {prompt.id} · {form.name}{weights}\n")
     for message in prompt.messages("…"):
         typer.secho(f"[{message['role']}]", fg=typer.colors.CYAN)
         typer.echo(message["content"] + "\n")

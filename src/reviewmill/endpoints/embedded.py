@@ -59,7 +59,7 @@ class EmbeddedEngine:
         params.n_parallel = slots
         params.n_ctx = slots * CONTEXT_PER_SLOT
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        # On a CPU the plain attention is faster over a cached prefix: about a tenth of a comment's time.
+        # On a CPU the plain attention is faster over a long cached prefix.
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.hostnames = ["127.0.0.1"]
         params.port = 0
