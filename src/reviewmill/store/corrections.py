@@ -84,12 +84,11 @@ class Corrections:
         with self._database.write() as connection:
             now = self._database.now(connection)
             row = {"id": new_id(), "created_at": now, "updated_at": now, **identity, **given}
-            insert = self._database.insert(_T).values(row).on_conflict_do_nothing(index_elements=list(identity))
-            created = connection.execute(insert).rowcount == 1
-            if not created:
-                connection.execute(_T.update().where(same).values(given | {"updated_at": now}))
+            insert = self._database.insert(_T).values(row)
+            latest = given | {"updated_at": now}
+            connection.execute(insert.on_conflict_do_update(index_elements=list(identity), set_=latest))
             kept = connection.execute(sa.select(*_COLUMNS).where(same)).mappings().one()
-        return CorrectionRecord(**kept), created
+        return CorrectionRecord(**kept), kept["id"] == row["id"]
 
     def list(
         self, *, task: str | None = None, owner: str | None = None, cursor: str | None = None, limit: int = 100

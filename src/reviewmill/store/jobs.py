@@ -127,17 +127,17 @@ class Jobs:
             row = {"id": new_id(), "owner": owner, "idempotency_sha256": mark, **blank, **given}
             row["created_at"] = self._database.now(connection)
             insert = self._database.insert(_T).values(row)
-            insert = insert.on_conflict_do_nothing(index_elements=["owner", "idempotency_sha256"])
-            created = connection.execute(insert).rowcount == 1
-            same = _T.c.id == row["id"] if created else sa.and_(_T.c.owner == owner, _T.c.idempotency_sha256 == mark)
-            job = _record(connection.execute(sa.select(*_COLUMNS).where(same)).mappings().one())
+            connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "idempotency_sha256"]))
+            marked = sa.and_(_T.c.owner == owner, _T.c.idempotency_sha256 == mark)
+            kept = sa.select(*_COLUMNS).where(_T.c.id == row["id"] if mark is None else marked)
+            job = _record(connection.execute(kept).mappings().one())
         differing = [name for name in _SAME if getattr(job, name) != given[name]]
         if differing:
             raise IdempotencyConflictError(
                 f"This idempotency key was used for job {job.id}, which differs in: {', '.join(differing)}.",
                 hint="Use a new key for a new job, or send exactly the same request again.",
             )
-        return job, created
+        return job, job.id == row["id"]
 
     def get(self, job_id: str) -> JobRecord | None:
         """The job with this id."""
