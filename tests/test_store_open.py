@@ -8,6 +8,7 @@ import subprocess
 import sys
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import psycopg
 import pytest
@@ -136,6 +137,22 @@ def test_a_folder_in_the_way_is_an_error(tmp_path) -> None:
         Store.open(f"sqlite:///{tmp_path / 'file' / 'store.sqlite'}")
 
 
+def test_a_full_disk_is_an_error_that_passes(tmp_path) -> None:
+    with Store.open(f"sqlite:///{tmp_path / 'store.sqlite'}") as store:
+
+        def limit_size(connection, *_others, pages: int = 1) -> None:  # SQLite takes the present size for less
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+
+        sa.event.listen(store._database._engine, "checkout", limit_size)
+        with pytest.raises(StoreUnavailableError, match="disk is full"):
+            store.audit.write("local", "test", "one", {"much": "x" * 100_000})
+        sa.event.remove(store._database._engine, "checkout", limit_size)
+        sa.event.listen(store._database._engine, "checkout", partial(limit_size, pages=1_000_000))
+
+        line = store.audit.write("local", "test", "two", {"much": "x" * 100_000})
+        assert store.audit.list()[0] == [line]
+
+
 def test_what_was_deleted_is_not_in_the_file_any_more(tmp_path) -> None:
     path = tmp_path / "store.sqlite"
     with Store.open(f"sqlite:///{path}") as store:
@@ -217,6 +234,16 @@ def test_postgresql_killed_and_back(own_postgres_server) -> None:
         assert store.jobs.heartbeat(claimed.id, claimed.token, 60, {"done": 1}) == "running"
         after, _ = store.jobs.create("local", **JOB)
         assert [job.id for job in store.jobs.list()[0]] == [after.id, before.id]
+
+
+@pytest.mark.postgres
+def test_a_restart_that_nobody_noticed_is_noticed_by_nobody(own_postgres_server) -> None:
+    own_postgres_server.start()
+    with Store.open(own_postgres_server.url()) as store:
+        own_postgres_server.kill()
+        own_postgres_server.start()
+
+        assert store.jobs.create("local", **JOB)[1]
 
 
 @pytest.mark.postgres
