@@ -54,6 +54,32 @@ def test_two_analyzers_share_one_engine_and_the_last_one_stops_it(settings) -> N
     assert not embedded._engines
 
 
+async def _computed_prompt_tokens(analyzer: SentimentAnalyzer) -> int:
+    """How many tokens of the prompt the engine computes for one more comment."""
+    import httpx2
+
+    labeller = (await analyzer._analyzer.pipeline()).labeller
+    engine = labeller.connection._engine
+    body = {"messages": labeller.prompt.messages("a new one"), "max_tokens": 1}
+    headers = {"Authorization": f"Bearer {engine.api_key}"}
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
+        reply = await http.post(f"{engine.url}/v1/chat/completions", json=body, headers=headers)
+    return int(reply.json()["timings"]["prompt_n"])
+
+
+@needs_tiny_model
+@pytest.mark.slow
+def test_two_tasks_keep_their_prefixes_while_they_take_turns(settings) -> None:
+    with SentimentAnalyzer(**settings) as one, SentimentAnalyzer(**settings, task="emotion") as two:
+        for analyzer in (one, two):
+            analyzer.analyze("good")
+        for turn in range(3):
+            for analyzer in (one, two):
+                analyzer.analyze(f"comment {turn}")
+                computed = analyzer._call(_computed_prompt_tokens, analyzer)
+                assert computed < 60, "the prefix was computed again"
+
+
 @needs_tiny_model
 @pytest.mark.slow
 def test_the_prefix_is_kept_on_disk_and_saves_the_next_start(settings, tmp_path) -> None:
@@ -62,21 +88,7 @@ def test_the_prefix_is_kept_on_disk_and_saves_the_next_start(settings, tmp_path)
         with SentimentAnalyzer(**settings) as analyzer:
             analyzer.analyze("good")
 
-            async def processed(analyzer: SentimentAnalyzer = analyzer) -> int:
-                import httpx2
-
-                connection = (await analyzer._analyzer.pipeline()).labeller.connection
-                engine = connection._engine
-                body = {
-                    "messages": (await analyzer._analyzer.pipeline()).labeller.prompt.messages("a new one"),
-                    "max_tokens": 1,
-                }
-                headers = {"Authorization": f"Bearer {engine.api_key}"}
-                async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
-                    reply = await http.post(f"{engine.url}/v1/chat/completions", json=body, headers=headers)
-                return int(reply.json()["timings"]["prompt_n"])
-
-            prompt_tokens.append(analyzer._call(processed))
+            prompt_tokens.append(analyzer._call(_computed_prompt_tokens, analyzer))
         (kept,) = (tmp_path / "prefixes").glob("*.kv")
         written = kept.stat().st_mtime_ns
     assert all(tokens < 60 for tokens in prompt_tokens), "the prefix was computed again"

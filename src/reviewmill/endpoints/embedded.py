@@ -53,7 +53,8 @@ class EmbeddedEngine:
         self.api_key = secrets.token_hex(16)
         self._digest = digest
         self._prefix_dir = prefix_dir
-        self._warmed: set[str] = set()
+        self._warmed: dict[str, set[int]] = {}  # prompt id to the slots that hold its prefix
+        self._next_half = 0
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_parallel = slots
@@ -82,27 +83,40 @@ class EmbeddedEngine:
         self._server = None
 
     async def warm(self, client: EndpointClient, prompt: Prompt) -> None:
-        """Put the prompt's prefix into every slot, from disk where it was computed before."""
+        """Put the prompt's prefix into slots, from disk where it was computed before.
+
+        The first prompt gets every slot, each later one half of them in turn: llama.cpp gives a question to a free slot
+        that holds its beginning, so the tasks of a service do not wipe each other's prefix at every question.
+        """
         if prompt.id in self._warmed:
             return
+        slots = self._slots_for_next()
         name = self._prefix_name(prompt)
         headers = {"Authorization": f"Bearer {self.api_key}"}
         async with httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=600, trust_env=False) as http:
             if not (self._prefix_dir / name).exists():
-                constraint = {"id_slot": 0, "cache_prompt": True}
+                constraint = {"id_slot": slots[0], "cache_prompt": True}
                 await client.complete(prompt.messages(""), max_tokens=1, constraint=constraint)
                 saving = f"{name}.{secrets.token_hex(4)}"
-                reply = await http.post("/slots/0?action=save", json={"filename": saving})
+                reply = await http.post(f"/slots/{slots[0]}?action=save", json={"filename": saving})
                 if reply.is_error:
                     return  # slots then compute the prefix themselves: slower, never wrong
                 (self._prefix_dir / saving).replace(self._prefix_dir / name)
-            for slot in range(self.slots):
+            for slot in slots:
                 reply = await http.post(f"/slots/{slot}?action=restore", json={"filename": name})
                 if reply.is_error:  # damaged on disk: the next start computes it anew
                     (self._prefix_dir / name).unlink(missing_ok=True)
                     return
-        self._warmed = {prompt.id}  # the slots hold one prefix at a time
+        left = {other: held - set(slots) for other, held in self._warmed.items()}
+        self._warmed = {other: held for other, held in left.items() if held} | {prompt.id: set(slots)}
         self._prune()
+
+    def _slots_for_next(self) -> range:
+        if not self._warmed or self.slots == 1:
+            return range(self.slots)
+        middle = self.slots // 2
+        self._next_half = 1 - self._next_half
+        return range(middle, self.slots) if self._next_half else range(middle)
 
     def _prefix_name(self, prompt: Prompt) -> str:
         version = importlib.metadata.version("xllamacpp")
