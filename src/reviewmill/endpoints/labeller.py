@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from reviewmill.endpoints.capabilities import json_schema_format
 from reviewmill.endpoints.connection import Connection
+from reviewmill.endpoints.gate import Gate, Priority
 from reviewmill.errors import AnswerCutError, AnswerError, ContextOverflowError
 from reviewmill.schema import Answer
 from reviewmill.scoring import score_labels
@@ -41,6 +43,7 @@ class Labeller:
         task: what to find out.
         keywords: whether to ask for keywords.
         wire: answer format; `auto` takes the shortest that the server can enforce.
+        gate: decides whose turn it is; None: whoever asks, asks at once.
     """
 
     def __init__(
@@ -50,8 +53,10 @@ class Labeller:
         task: Task,
         keywords: bool,
         wire: WireName = "auto",
+        gate: Gate | None = None,
     ) -> None:
         self.connection = connection
+        self._gate = gate
         self.capabilities = connection.capabilities
         self.task = task
         self.keywords = keywords and task.keywords
@@ -97,12 +102,22 @@ class Labeller:
         """Name (32 bytes) of everything that decides this text's answer: the exact cache key."""
         return hashlib.sha256(self._frame + text.encode("utf-8", "surrogatepass")).digest()
 
-    async def label(self, text: str) -> Answer:
+    async def label(self, text: str, priority: Priority = "interactive") -> Answer:
         """Ask the model about one cleaned comment; what does not fit its context is shortened from the middle.
+
+        One place of the gate is held for all of it, further requests about the same comment included.
 
         Raises:
             EndpointError: no usable answer, retries included.
+            BusyError: too many interactive comments wait already.
         """
+        async with self._place(priority):
+            return await self._label_fitting(text)
+
+    def _place(self, priority: Priority) -> AbstractAsyncContextManager[None]:
+        return self._gate.place(priority) if self._gate is not None else nullcontext()
+
+    async def _label_fitting(self, text: str) -> Answer:
         text, ordered = drop_orders(text, self.task)
         flags = ("order_dropped",) if ordered else ()
         for shortened in range(_SHORTENINGS + 1):
