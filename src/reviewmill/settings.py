@@ -62,8 +62,8 @@ class ServiceSettings(BaseModel):
     tasks_dir: Path | None = Field(None, description="a folder of more task files, which are served by their names")
 
     no_auth: bool = Field(False, description="let everybody on this machine in; only with a loopback address")
-    rate_per_minute: int | None = Field(None, ge=1, description="comments a minute of a key that has no rate of its own")
-    daily_quota: int | None = Field(None, ge=1, description="comments a day of a key that has no quota of its own")
+    rate_per_minute: int | None = Field(None, ge=1, description="comments a minute of a key without a rate of its own")
+    daily_quota: int | None = Field(None, ge=1, description="comments a day of a key without a quota of its own")
     cors_origins: list[str] = Field([], description="web pages' origins that may call the service from a browser")
 
     queue: int = Field(256, ge=0, le=100_000, description="single comments that may wait for the model")
@@ -86,7 +86,9 @@ class ServiceSettings(BaseModel):
 class Settings(BaseSettings):
     """Everything that can be set once for all commands. Unknown keys in the file are errors."""
 
-    model_config = SettingsConfigDict(env_prefix="REVIEWMILL_", env_ignore_empty=True, env_nested_delimiter="__", extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="REVIEWMILL_", env_ignore_empty=True, env_nested_delimiter="__", extra="forbid"
+    )
 
     endpoint: str | None = Field(None, description="URL of an OpenAI-compatible server; none: the embedded one")
     model: str = Field(DEFAULT_MODEL, description="catalog name, a .gguf file, or the server's model name")
