@@ -108,6 +108,22 @@ class RunError(ReviewmillError):
     """A run cannot start or continue (another run holds its journal, the journal is damaged, ...)."""
 
 
+class StoreError(ReviewmillError):
+    """The store (jobs, keys, corrections, audit) cannot be opened, read or written."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database cannot be reached or cannot work now (down, disk full, locked): the same call may succeed later."""
+
+
+class IdempotencyConflictError(StoreError):
+    """An idempotency key was used before, for something else."""
+
+
+class CursorError(StoreError):
+    """A cursor of a list is none that the store gave out."""
+
+
 ROW_ERROR_TYPES: Final[dict[str, str]] = {
     "row_malformed": "the row could not be read (bad JSON, wrong number of fields, ...)",
     "text_missing": "the row has no text field, or its text is not a string",
