@@ -100,6 +100,22 @@ class AnswerCutError(AnswerError):
     type = "answer_cut"
 
 
+class BusyError(ReviewmillError):
+    """So many comments wait for the model that one more was turned away.
+
+    Args:
+        waiting: comments that wait.
+        retry_after: whole seconds after which the present line will have moved on.
+    """
+
+    def __init__(self, waiting: int, *, retry_after: int) -> None:
+        super().__init__(
+            f"The model is busy: {waiting} comments wait already, and no more may.",
+            hint=f"Try again in {retry_after} s.",
+        )
+        self.retry_after = retry_after
+
+
 class CacheError(ReviewmillError):
     """The result cache cannot be opened."""
 
