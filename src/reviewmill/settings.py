@@ -2,6 +2,8 @@
 
 `Settings()` reads them all. The file is looked for at `$REVIEWMILL_CONFIG`, else `./reviewmill.toml`, else
 `reviewmill.toml` in the user's configuration folder; the first that exists is used whole.
+
+The service's own settings are the table `[service]` of the file, and `REVIEWMILL_SERVICE__PORT` and the like.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -40,10 +42,53 @@ def config_file() -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+class ServiceSettings(BaseModel):
+    """What `reviewmill serve` needs beside the rest: where it listens, what it keeps, and what it refuses."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0: any free one")
+    public_url: str | None = Field(
+        default=None, pattern=r"^https?://[^\s/?#]+[^\s?#]*$", description="what clients call this service, for links"
+    )
+    database: SecretStr = Field(
+        default=SecretStr("sqlite"), description="sqlite (a file in data_dir), sqlite:///PATH, or postgresql://…"
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("reviewmill") / "service",
+        description="where the database and the files of jobs are kept",
+    )
+    tasks_dir: Path | None = Field(default=None, description="a folder of more task files")
+
+    no_auth: bool = Field(default=False, description="let everybody in; only on a loopback address")
+    rate_per_minute: int | None = Field(default=None, ge=1, description="comments a minute, for keys without a rate")
+    daily_quota: int | None = Field(default=None, ge=1, description="comments a day, for keys without a quota")
+    cors_origins: list[str] = Field(default=[], description="web origins whose pages may call the service")
+
+    queue: int = Field(default=256, ge=0, le=100_000, description="single comments that may wait for the model")
+    max_comments: int = Field(default=256, ge=1, le=10_000, description="comments of one request")
+    max_body_bytes: int = Field(default=2_000_000, ge=1_000, description="bytes of one request, uploads apart")
+    max_upload_bytes: int = Field(default=200_000_000, ge=1_000, description="bytes of one uploaded file")
+    max_rows: int = Field(default=2_000_000, ge=1, description="rows of one uploaded file")
+    max_columns: int = Field(default=1_000, ge=1, description="columns of one uploaded file")
+    header_timeout_s: float = Field(default=10.0, gt=0, description="seconds until a request's head must be complete")
+    body_timeout_s: float = Field(default=60.0, gt=0, description="seconds until a request's body must be complete")
+    upload_timeout_s: float = Field(default=600.0, gt=0, description="the same for an uploaded file")
+
+    job_workers: int = Field(default=1, ge=0, le=64, description="jobs worked on at once; 0: none")
+    lease_s: float = Field(default=30.0, ge=1, description="seconds after which a silent worker's job is taken over")
+    retention_days: float = Field(default=30.0, gt=0, description="days that an ended job and its files are kept")
+
+    log_texts: bool = Field(default=False, description="write comments into the log")
+
+
 class Settings(BaseSettings):
     """Everything that can be set once for all commands. Unknown keys in the file are errors."""
 
-    model_config = SettingsConfigDict(env_prefix="REVIEWMILL_", env_ignore_empty=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="REVIEWMILL_", env_ignore_empty=True, env_nested_delimiter="__", extra="forbid"
+    )
 
     endpoint: str | None = Field(None, description="URL of an OpenAI-compatible server; none: the embedded one")
     model: str = Field(DEFAULT_MODEL, description="catalog name, a .gguf file, or the server's model name")
@@ -79,6 +124,8 @@ class Settings(BaseSettings):
         default_factory=lambda: platformdirs.user_state_path("reviewmill"),
         description="where journals of runs that write to the screen are kept",
     )
+
+    service: ServiceSettings = Field(default_factory=ServiceSettings, description="see `ServiceSettings`")
 
     @classmethod
     def settings_customise_sources(
