@@ -100,12 +100,44 @@ class AnswerCutError(AnswerError):
     type = "answer_cut"
 
 
+class BusyError(ReviewmillError):
+    """So many comments wait for the model that one more was turned away.
+
+    Args:
+        waiting: comments that wait.
+        retry_after: whole seconds after which the present line will have moved on.
+    """
+
+    def __init__(self, waiting: int, *, retry_after: int) -> None:
+        super().__init__(
+            f"The model is busy: {waiting} comments wait already, and no more may.",
+            hint=f"Try again in {retry_after} s.",
+        )
+        self.retry_after = retry_after
+
+
 class CacheError(ReviewmillError):
     """The result cache cannot be opened."""
 
 
 class RunError(ReviewmillError):
     """A run cannot start or continue (another run holds its journal, the journal is damaged, ...)."""
+
+
+class StoreError(ReviewmillError):
+    """The store (jobs, keys, corrections, audit) cannot be opened, read or written."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database cannot be reached or cannot work now (down, disk full, locked): the same call may succeed later."""
+
+
+class IdempotencyConflictError(StoreError):
+    """An idempotency key was used before, for something else."""
+
+
+class CursorError(StoreError):
+    """A cursor of a list is none that the store gave out."""
 
 
 ROW_ERROR_TYPES: Final[dict[str, str]] = {
