@@ -219,7 +219,13 @@ class Worker:
         while True:
             try:
                 ours = await self._call(
-                    self._store.jobs.finish, job.id, job.token, ended.state, summary=ended.summary, error=ended.error
+                    self._store.jobs.finish,
+                    job.id,
+                    job.token,
+                    ended.state,
+                    summary=ended.summary,
+                    error=ended.error,
+                    progress=claim.standing.as_json(),
                 )
                 break
             except StoreError as error:
@@ -307,10 +313,10 @@ class Worker:
         result = files.result(job.token)
         pipeline = await self._pipeline_of(job.task, job.options.get("keywords"))
         try:
-            await _in_thread(files.begin_run, job.token)
+            await in_thread(files.begin_run, job.token)
         except OSError as error:
             raise OutputError(f"The job's folder cannot be written: {error}", hint="Is the disk full?") from error
-        source = await _in_thread(_source_of, job, files)
+        source = await in_thread(_source_of, job, files)
         task = pipeline.labeller.task
         customer = job.options.get("customer")
         Shape(task.name, list(task.label_names), source.columns, source.text_column, customer).write(result)
@@ -412,7 +418,7 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
     await asyncio.wait({task})
 
 
-async def _in_thread(call: Callable[..., T], *arguments: Any) -> T:
+async def in_thread(call: Callable[..., T], *arguments: Any) -> T:
     """Call in a thread, and stay until it has returned, also when cancelled: it is at work in the job's folder."""
     thread = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
     try:
