@@ -34,7 +34,6 @@ MEDIA_TYPES: Final[dict[ResultFormat, str]] = {
 }
 
 _LOCK_S: Final = 600
-_SHAPE: Final = "shape.json"
 _NOT_FOR_CALLERS: Final = ("input", "output", "continued", "model_answers_this_time")
 
 
@@ -64,23 +63,23 @@ class Shape:
         """The columns of an output of this kind."""
         return Layout(self.task, self.labels, self.columns, flat=flat)
 
-    def write(self, result: Path) -> None:
-        """Keep it beside a result.
+    def write(self, path: Path) -> None:
+        """Keep it.
 
         Raises:
             OutputError: it cannot be written.
         """
-        write_json(result.with_name(_SHAPE), asdict(self))
+        write_json(path, asdict(self))
 
     @classmethod
-    def of(cls, result: Path) -> Shape:
-        """What was kept beside this result.
+    def read(cls, path: Path) -> Shape:
+        """What was kept.
 
         Raises:
             ResultGoneError: the result is not there.
         """
         try:
-            return cls(**json.loads(result.with_name(_SHAPE).read_text(encoding="utf-8")))
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise _gone() from None
 
@@ -102,6 +101,8 @@ def open_result(files: JobFiles, token: int, kind: ResultFormat) -> IO[bytes]:
         OutputError: the format cannot be made: too many rows for it, or the disk is full.
     """
     result = files.result(token)
+    if not result.exists():  # else the lock would bring the folder back
+        raise _gone()
     try:
         with FileLock(files.lock, timeout=_LOCK_S, mode=0o600):
             return (result if kind == "jsonl" else _export(files, token, kind)).open("rb")
@@ -116,7 +117,7 @@ def _export(files: JobFiles, token: int, kind: ResultFormat) -> Path:
     path = folder / f"{stat.st_mtime_ns}-{stat.st_size}.{kind}"
     if not path.exists():
         folder.mkdir(exist_ok=True, mode=0o700)
-        shape = Shape.of(result)
+        shape = Shape.read(files.shape(token))
         flat = kind in FLAT_FORMATS
         records = _flattened(_records(result), shape) if flat else _records(result)
         write_rows(path, shape.layout(flat=flat).names, records)
@@ -200,9 +201,11 @@ def forget_texts(
         OutputError: it cannot be written.
     """
     result = files.result(token)
+    if not result.exists():  # else the lock would bring the folder back
+        raise _gone()
     try:
         with FileLock(files.lock, timeout=_LOCK_S, mode=0o600):
-            doomed = _Doomed(Shape.of(result), frozenset(texts), frozenset(customers))
+            doomed = _Doomed(Shape.read(files.shape(token)), frozenset(texts), frozenset(customers))
             if not any(doomed.holds(record) for record in _records(result)):
                 return None
             tally = Tally()

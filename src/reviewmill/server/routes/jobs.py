@@ -283,7 +283,7 @@ async def _looked_at(service: Service, files: JobFiles, kind: str, upload: Uploa
         max_rows=limits.max_rows,
         max_columns=limits.max_columns,
     )
-    return await check(wanted, shown=shown_name(upload.filename))
+    return await check(wanted, shown=shown_name(upload.filename), turn=service.jobs.looking)
 
 
 def _queue(service: Service, caller: Caller, arrived: Arrived, key: str | None) -> tuple[JobRecord, bool]:
