@@ -396,14 +396,19 @@ def test_a_full_disk_delays_a_job_and_does_not_end_it(bench) -> None:
             process = bench.start(stub.url)
             waiting = bench.wait(job.id, lambda job: bool(job.progress.get("waiting")))
             assert "cannot be written" in waiting.progress["waiting"]
-            before = sum(asked(stub, texts).values())
+            before = all_asked(stub)
             assert before
             subprocess.run(["mount", "-o", "remount,size=50m", small], check=True)
             job = bench.done(job.id)
             assert {row["status"] for row in bench.rows(job)} == {"ok"}
-            extra = sum(asked(stub, texts).values()) - len(texts)
+            extra = all_asked(stub) - len(texts)
             print(f"\n{before} answers before the disk was full; {extra} texts asked again")
             assert extra <= 3 * CONCURRENCY  # a try asks as many as fit in flight before it sees that there is no room
             stop(process)
         finally:
             subprocess.run(["umount", "-l", small], check=False)
+
+
+def all_asked(stub: StubEndpoint) -> int:
+    """Questions about comments; cleaning has made them shorter than they were."""
+    return sum(times for text, times in stub.asked.items() if text.startswith("第"))
