@@ -5,7 +5,6 @@ As a program: `python tests/jobs_server.py PORT`; settings by `REVIEWMILL_*`. It
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -16,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import uvicorn
 
 from conftest import free_port
-from reviewmill.server.app import create_app
+from reviewmill.server.run import serve
 from reviewmill.settings import load_settings
 
 TESTS = Path(__file__).parent
@@ -81,19 +79,10 @@ class Server:
                 raise
 
 
-class _Announced(uvicorn.Server):
-    """Says when it answers."""
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        print("ready", flush=True)
-
-
 def main(port: int) -> None:
-    config = uvicorn.Config(
-        create_app(load_settings()), host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3
-    )
-    asyncio.run(_Announced(config).serve())
+    settings = load_settings()
+    settings.service.port = port
+    serve(settings, lambda _: print("ready", flush=True))
 
 
 if __name__ == "__main__":

@@ -69,9 +69,11 @@ def test_forgetting_a_text_leaves_the_row_and_nothing_of_the_text_anywhere(files
     assert "很好" in str(rows(files, "csv"))
     opened_before = open_result(files, 1, "csv")
     removed: list[str] = []
-    counts = forget_texts(files, 1, texts=[digest("很好")], on_text=removed.append)
+    forgotten = forget_texts(files, 1, texts=[digest("很好")], on_text=removed.append)
     assert removed == ["很好", "很好"]
-    assert counts is not None
+    assert forgotten is not None
+    rows_, counts = forgotten
+    assert rows_ == 2
     assert counts["statuses"] == {"ok": 2, "deleted": 2}
     assert counts["top_keywords"] == {"positive": [("太差了", 1), ("蓝色的", 1)]}
     assert [row["status"] for row in rows(files)] == ["deleted", "ok", "deleted", "ok"]
@@ -298,7 +300,7 @@ def test_forget_changes_results_and_their_summaries(room, files) -> None:
     assert claimed.id == done.id
     files.run(1).rename(room.files(done.id).run(1))
     store.jobs.finish(done.id, 1, "done", summary={"rows": 4, "seconds": {"plan": 1}})
-    assert room.forget([done.id, queued.id, new_id()], {digest("很好")}) == 1
+    assert room.forget([done.id, queued.id, new_id()], {digest("很好")}) == 2
     job = store.jobs.get(done.id)
     assert job is not None
     assert job.summary is not None

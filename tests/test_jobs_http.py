@@ -172,7 +172,7 @@ def test_what_is_no_file_of_comments_is_refused_at_once(server) -> None:
 
 
 def test_what_is_too_large_is_refused(server) -> None:
-    refused(server, server.upload(b"x" * 3_100_000), 413, "3,000,000")
+    refused(server, server.upload(b"x" * 3_050_000), 413, "3,000,000")
     refused(server, server.upload(b"x" * 5_000_000), 413)
     pieces = (b"x" * 100_000 for _ in range(40))
     reply = server.client.post("/v1/jobs", content=pieces, headers={"Content-Type": "text/csv"})
@@ -238,7 +238,7 @@ def test_the_same_request_with_a_key_makes_one_job(server) -> None:
     assert server.upload(headers=key, id="编号", text="星级").status_code == 409
     assert server.upload(headers={"Idempotency-Key": "k-2"}).status_code == 201
     folders = {name.split("/")[0] for name in server.files()}
-    assert folders <= {job["id"] for job in server.client.get("/v1/jobs?limit=200").json()["jobs"]}
+    assert folders <= {job["id"] for job in server.client.get("/v1/jobs?limit=200").json()["items"]}
 
 
 def test_many_at_once_with_one_key_make_one_job(server) -> None:
@@ -256,11 +256,11 @@ def test_many_at_once_with_one_key_make_one_job(server) -> None:
 def test_pages_of_jobs(server) -> None:
     for _ in range(3):
         server.upload()
-    whole = [job["id"] for job in server.client.get("/v1/jobs?limit=200").json()["jobs"]]
+    whole = [job["id"] for job in server.client.get("/v1/jobs?limit=200").json()["items"]]
     seen, cursor = [], ""
     while cursor is not None:
         page = server.client.get("/v1/jobs", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
-        seen += [job["id"] for job in page["jobs"]]
+        seen += [job["id"] for job in page["items"]]
         cursor = page["next_cursor"]
     assert seen == whole
     assert whole == sorted(whole, reverse=True)
@@ -409,10 +409,10 @@ def test_other_peoples_jobs_are_not_there(tmp_path) -> None:
             ):
                 reply = server.client.request(method, f"/v1/jobs/{mine}{path}", headers=bearer["two"])
                 assert reply.status_code == 404, (method, path)
-            assert server.client.get("/v1/jobs", headers=bearer["two"]).json()["jobs"] == []
+            assert server.client.get("/v1/jobs", headers=bearer["two"]).json()["items"] == []
             for name in ("one", "admin"):
                 assert server.client.get(f"/v1/jobs/{mine}", headers=bearer[name]).status_code == 200
-                assert len(server.client.get("/v1/jobs", headers=bearer[name]).json()["jobs"]) == 1
+                assert len(server.client.get("/v1/jobs", headers=bearer[name]).json()["items"]) == 1
             key = {"Idempotency-Key": "same"}
             ids = {server.upload(headers=bearer[name] | key).json()["id"] for name in ("one", "two")}
             assert len(ids) == 2
@@ -421,3 +421,31 @@ def test_other_peoples_jobs_are_not_there(tmp_path) -> None:
 
 
 _KEYS = {"one": ["jobs"], "two": ["jobs"], "admin": ["admin"], "reader": ["analyse"]}
+
+
+@pytest.mark.slow
+def test_deleting_a_comment_reaches_the_results_of_jobs(tmp_path) -> None:
+    content = "id,评论,customer_id\n1,质量很好,c1\n2,太差了,c2\n3,质量很好,c2\n".encode()
+    with StubEndpoint() as stub:
+        server = Server(tmp_path, stub.url)
+        try:
+            by_text, by_customer = (server.done(server.upload(content).json()["id"])["id"] for _ in range(2))
+            for kind in ("csv", "xlsx", "parquet"):
+                server.result(by_text, kind)
+            digest = hashlib.sha256("太差了".encode()).hexdigest()
+            reply = server.client.delete("/v1/comments", params={"text_sha256": digest})
+            assert reply.json()["rows"] == 2, reply.text
+            reply = server.client.delete("/v1/comments", params={"customer_id": "c1"})
+            assert reply.json()["rows"] == 2, reply.text
+            for job_id in (by_text, by_customer):
+                rows = [json.loads(line) for line in server.result(job_id, "jsonl").text.splitlines()]
+                assert [row["status"] for row in rows] == ["deleted", "deleted", "ok"]
+                assert [row["id"] for row in rows] == ["1", "2", "3"]
+                summary = server.client.get(f"/v1/jobs/{job_id}").json()["summary"]
+                assert summary["statuses"] == {"deleted": 2, "ok": 1}
+                assert "太差了" not in json.dumps(summary, ensure_ascii=False)
+                assert "太差了" not in server.result(job_id, "csv").content.decode("utf-8-sig")
+            on_disk = b"".join(path.read_bytes() for path in server.jobs.rglob("*") if path.is_file())
+            assert "太差了".encode() not in on_disk
+        finally:
+            server.close()

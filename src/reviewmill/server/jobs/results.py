@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Any, Final, Literal, NamedTuple
 
 from filelock import FileLock
 
@@ -174,6 +174,13 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+class Forgotten(NamedTuple):
+    """What a deletion did: the rows that it emptied, and the counts over the result as it is now."""
+
+    rows: int
+    counts: dict[str, Any]
+
+
 def forget_texts(
     files: JobFiles,
     token: int,
@@ -181,7 +188,7 @@ def forget_texts(
     texts: Sequence[str] | set[str],
     customers: Sequence[str] | set[str] = (),
     on_text: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any] | None:
+) -> Forgotten | None:
     """Remove comments from a result, and everything that was derived from them. Blocks.
 
     The rows stay, with their ids and other columns, and say `status="deleted"`.
@@ -194,7 +201,7 @@ def forget_texts(
         on_text: called with each comment that is removed.
 
     Returns:
-        The counts over the result as it is now, or None where nothing was to be removed.
+        What became of it, or None where nothing was to be removed.
 
     Raises:
         ResultGoneError: there is no result.
@@ -214,7 +221,7 @@ def forget_texts(
             _still_there(files.exports(token))
     except FileNotFoundError:
         raise _gone() from None
-    return _counts(tally)
+    return Forgotten(doomed.removed, _counts(tally))
 
 
 def _still_there(folder: Path) -> None:
@@ -227,6 +234,7 @@ class _Doomed:
 
     def __init__(self, shape: Shape, texts: frozenset[str], customers: frozenset[str]) -> None:
         self.layout = shape.layout(flat=False)
+        self.removed = 0
         self._task = shape.task
         self._texts = texts
         self._customers = customers
@@ -246,6 +254,7 @@ class _Doomed:
     ) -> Iterator[dict[str, Any]]:
         for record in records:
             if self.holds(record):
+                self.removed += 1
                 on_text(record["original_text"])
                 self._empty(record)
             tally.add(Analysis(record), self._task)

@@ -128,27 +128,27 @@ class JobRoom:
             customer_ids: customers whose comments go.
 
         Returns:
-            How many results were changed.
+            How many rows were emptied.
 
         Raises:
             OutputError: a result cannot be written; those before it are changed, and trying again is safe.
             StoreError: the store is not there; likewise.
         """
-        changed = 0
+        rows = 0
         for job_id in dict.fromkeys(job_ids):
             job = self._store.jobs.get(job_id)
             if job is None or job.state != "done":
                 continue
             try:
-                counts = forget_texts(
+                forgotten = forget_texts(
                     self.files(job.id), job.token, texts=set(text_sha256s), customers=set(customer_ids)
                 )
             except ResultGoneError:  # deleted meanwhile
                 continue
-            if counts is not None:
-                self._store.jobs.amend(job.id, (job.summary or {}) | counts)
-                changed += 1
-        return changed
+            if forgotten is not None:
+                self._store.jobs.amend(job.id, (job.summary or {}) | forgotten.counts)
+                rows += forgotten.rows
+        return rows
 
     # -- tidying ------------------------------------------------------------------------------------------------
 

@@ -371,7 +371,8 @@ class Worker:
             return None
         run = claim.standing.run
         forget = _cache_forgetter(run.pipeline) if run is not None else lambda _: None
-        return forget_texts(claim.files, job.token, texts=texts, customers=customers, on_text=forget)
+        forgotten = forget_texts(claim.files, job.token, texts=texts, customers=customers, on_text=forget)
+        return None if forgotten is None else forgotten.counts
 
     async def _call(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
         return await asyncio.to_thread(call, *arguments, **named)
