@@ -219,7 +219,9 @@ async def create_job(
     keywords: Annotated[bool | None, Query(description="likewise")] = None,
     filename: Annotated[str | None, Query(description="what the file is called, likewise")] = None,
 ) -> Job:
-    """Upload a file of comments: a form with the file in it, or the file alone as the body (`application/x-ndjson`, `text/csv`, ...).
+    """Upload a file of comments: a form with the file in it, or the file alone as the body.
+
+    A body is of the kind that its type says (`application/x-ndjson`, `text/csv`, ...), or its name, or `format`.
 
     With an `Idempotency-Key`, the same request makes the job once, however often it is sent.
     """
@@ -399,7 +401,10 @@ async def follow_job(
     job_id: str,
     last_event_id: Annotated[str | None, Header(max_length=100)] = None,
 ) -> Response:
-    """Server-sent events `progress` and `state`, until the job has ended; who comes back with `Last-Event-ID` is told only what is newer."""
+    """Server-sent events `progress` and `state`, until the job has ended.
+
+    Who comes back with `Last-Event-ID` is told only what is newer.
+    """
     service = service_of(request)
     job = await _job(request, caller, job_id)
     if job.state in ENDED and last_event_id == event_id(job):
