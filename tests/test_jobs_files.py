@@ -333,7 +333,8 @@ def test_a_client_that_hangs_up_in_mid_upload_leaves_nothing(tmp_path) -> None:
         server = Server(tmp_path, stub.url)
         try:
             with socket.create_connection(("127.0.0.1", server.port)) as connection:
-                head = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 9000000\r\n\r\n"
+                head = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n"
+                head += "Content-Length: 9000000\r\n\r\n"
                 connection.sendall(head.encode() + b"comment\n" + b"good\n" * 500_000)
                 deadline = time.monotonic() + 5
                 while not server.files():

@@ -390,7 +390,7 @@ async def get_job(request: Request, caller: JobCaller, job_id: str) -> Job:
     summary="Follow a job",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Progress and state."},
+        200: {"content": {"text/event-stream": {}}, "description": "Progress and state."},
         204: {"description": "The job has ended, and the last event was seen."},
         **problem_responses(404),
     },
@@ -416,6 +416,11 @@ async def follow_job(
 
 # --- result -----------------------------------------------------------------------------------------------------------
 
+_CONTENT: Final[dict[ResultFormat, dict[str, Any]]] = {
+    "json": {"schema": {"type": "array", "items": {"type": "object"}}},
+    "csv": {"schema": {"type": "string"}},
+}
+
 
 @router.get(
     "/v1/jobs/{job_id}/result",
@@ -423,7 +428,7 @@ async def follow_job(
     response_class=StreamingResponse,
     responses={
         200: {
-            "content": {kind.partition(";")[0]: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()},
+            "content": {media.partition(";")[0]: _CONTENT.get(kind, {}) for kind, media in MEDIA_TYPES.items()},
             "description": "The file.",
         },
         **problem_responses(404, 409, 507),
