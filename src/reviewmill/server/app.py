@@ -14,16 +14,17 @@ from starlette.middleware.cors import CORSMiddleware
 
 from reviewmill._version import __version__
 from reviewmill.server import problems
-from reviewmill.server.routes import analyze, comments, corrections, health, models, tasks
+from reviewmill.server.routes import analyze, comments, corrections, health, jobs, models, tasks
 from reviewmill.server.schemas import AnalyzeRequest, CorrectionBody, ProblemDocument
 from reviewmill.server.shield import Shield
-from reviewmill.server.state import Service
+from reviewmill.server.state import Service, working_on_jobs
 
 if TYPE_CHECKING:
     from reviewmill.settings import Settings
 
 ROUTERS: Final[list[APIRouter]] = [
     analyze.router,
+    jobs.router,
     tasks.router,
     models.router,
     corrections.router,
@@ -35,7 +36,7 @@ ROUTERS: Final[list[APIRouter]] = [
 BODIES: Final[list[type[BaseModel]]] = [AnalyzeRequest, CorrectionBody, ProblemDocument]
 """What routes read by `read_body`, and so name in their documentation without FastAPI knowing it."""
 
-COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = []
+COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = [working_on_jobs]
 """What runs beside the routes for as long as they are served."""
 
 
