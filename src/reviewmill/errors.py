@@ -100,6 +100,22 @@ class AnswerCutError(AnswerError):
     type = "answer_cut"
 
 
+class ChatError(ReviewmillError):
+    """A chat request cannot be answered as it is.
+
+    Args:
+        message: what was wrong.
+        param: the field of the request that it is about.
+        code: a word for programs, in the manner of OpenAI's API.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, *, param: str, code: str = "invalid_value", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+        self.code = code
+
+
 class CacheError(ReviewmillError):
     """The result cache cannot be opened."""
 
