@@ -2,8 +2,8 @@
 
 Every line is a comment, except that several lines are one comment where they are fenced (three backticks, tildes or
 quotation marks on lines of their own), quoted as Markdown quotes (each line begins with `> `), or where one pair of
-quotation marks holds the whole message. Nothing that was written is dropped but fences (with the language that may stand
-after the opening one) and blank lines.
+quotation marks holds the whole message. Nothing that was written is dropped but blank lines and fences (with the
+language that may stand after the opening one).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _HISTORY: Final = re.compile(r"<(chat_history|content)>(.*)", re.DOTALL)
 _NOTHING: Final[dict[str, Any]] = {"follow_ups": [], "tags": [], "queries": [], "text": "", "prompt": ""}
 _NOT_READ: Final = (
     "Documents and web pages that are attached to a chat are not analysed here. Paste the comments, one a line, or "
-    "send the file to POST /v1/jobs. 这里不分析附加的文档和网页：请直接粘贴评论，每行一条；整个文件请交给 POST /v1/jobs。"
+    "send the file to POST /v1/jobs. "
+    "这里不分析附加的文档和网页：请直接粘贴评论，每行一条；整个文件请交给 POST /v1/jobs。"
 )
 
 
