@@ -4,6 +4,8 @@ What stands in a comment is hostile: nothing in it may become a link, a picture,
 than its characters, in whatever renders the answer. So each character that Markdown, GitHub's tables and links, or
 the formulas of chat programs could take for their own is written as a numeric character reference, which none of them
 reads as syntax (CommonMark 0.31.2, section 2.5). Backslashes would not do: `\[` begins a formula in some programs.
+Some look for addresses only after references are resolved (cmark-gfm, remark-gfm); for them, addresses get a word
+joiner (U+2060), which cannot be seen.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ _JOINING: Final = "\u200d\ufe0e\ufe0f"
 _ALWAYS: Final = frozenset("\\`*_{}[]<>&|#~$^=@+(")
 # These mean something only beside certain others; where they do not, English stays readable as it is.
 _SOMETIMES: Final = re.compile(r"\A[^\w\s]|\.(?=\S)|(?<=\d)[.)]|(?<![^\W_])-|-(?![^\W_])|:(?=\S)|[!?,](?=[!?,])")
+_ADDRESS: Final = re.compile(r"(?<=:/)/(?=\S)|[wW](?=\.)|@(?=\S)")
 
 
 class _Words(NamedTuple):
@@ -321,8 +324,10 @@ def _escape(text: str, bold: Mapping[int, int]) -> str:
     for start, end in bold.items():
         coded |= set() if text[start].isalnum() else {start - 1, start}
         coded |= set() if text[end - 1].isalnum() else {end - 1, end}
-    edges = set(bold) | set(bold.values())
+    edges = dict.fromkeys([*bold, *bold.values()], "**")
+    joined = {match.start(): "&#8288;" for match in _ADDRESS.finditer(text)}
     pieces = [
-        ("**" if at in edges else "") + (f"&#{ord(char)};" if at in coded else char) for at, char in enumerate(text)
+        f"{edges.get(at, '')}{f'&#{ord(char)};' if at in coded else char}{joined.get(at, '')}"
+        for at, char in enumerate(text)
     ]
-    return "".join(pieces) + ("**" if len(text) in edges else "")
+    return "".join(pieces) + edges.get(len(text), "")
