@@ -13,7 +13,7 @@ ONLY := $(if $(filter file,$(origin PYTHON)),,only)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast test-setup lint format clean model redis
+.PHONY: help demo test test-fast test-setup lint format clean model redis postgres
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -30,7 +30,7 @@ test: test-setup  ## set up, and run all tests, the slow ones and those with the
 test-fast: $(VENV)/.developing  ## run the tests that are neither slow nor need the embedded model
 	@$(BIN)/python -m pytest -m "not slow and not model"
 
-test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis  ## set up all that the tests need
+test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres  ## set up all that the tests need
 
 lint: $(VENV)/.developing  ## check style (ruff), formatting (ruff format) and types (mypy)
 	@echo "==> Checking style, formatting and types"
@@ -76,3 +76,6 @@ model: $(VENV)/.installed
 
 redis:
 	@sh scripts/redis.sh
+
+postgres:
+	@sh scripts/postgres.sh

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import pwd
 import shutil
 import signal
 import socket
@@ -10,8 +13,10 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psutil
+import psycopg
 import pytest
 from hypothesis import settings
 
@@ -79,6 +84,103 @@ class RedisServer:
             return False
 
 
+class PostgresServer:
+    """A real PostgreSQL on a free loopback port, its files in a folder of its own. What it has committed outlives a kill.
+
+    Root runs it as another user, because PostgreSQL refuses to run as root.
+    """
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self.binaries = binaries
+        self.folder = folder
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            user = _unprivileged_user()
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://reviewmill@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self) -> str:
+        """Make an empty database, and give its URL."""
+        name = f"test_{next(self._numbers)}"
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def start(self) -> None:
+        """Start it, with what it held before, and wait until it answers; does nothing if it runs."""
+        if self.process is not None:
+            return
+        data = self.folder / "data"
+        if not data.exists():
+            options = "--username reviewmill --auth trust --encoding UTF8 --locale C --no-sync"
+            self._run(self.binaries / "initdb", "--pgdata", data, *options.split()).wait()
+        # No fsync: what a killed server has written, the kernel still has.
+        options = "-c listen_addresses=127.0.0.1 -c fsync=off -c full_page_writes=off -c shared_buffers=16MB"
+        where = ("-D", data, "-p", self.port, "-k", self.folder)
+        deadline = time.monotonic() + 30
+        self.process = self._run(self.binaries / "postgres", *where, *options.split())
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                pytest.fail(f"PostgreSQL did not start:\n{(self.folder / 'postgres.log').read_text()}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End all its processes with SIGKILL. Does nothing if it does not run."""
+        if self.process is not None:
+            processes = self._processes()
+            for each in processes:
+                each.kill()
+            self.process.wait()
+            psutil.wait_procs(processes, timeout=10)
+            self.process = None
+
+    def freeze(self) -> None:
+        """Stop its processes without ending them: connections are accepted by the kernel, and nothing answers."""
+        for each in self._processes():
+            each.suspend()
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        for each in self._processes():
+            each.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        """The server's process first, so that it starts no more while the others are dealt with."""
+        assert self.process is not None
+        try:
+            server = psutil.Process(self.process.pid)
+            return [server, *server.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _run(self, *command: object) -> subprocess.Popen[bytes]:
+        with (self.folder / "postgres.log").open("ab") as log:
+            return subprocess.Popen([*map(str, command)], stdout=log, stderr=log, cwd=self.folder, **self._as)
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url(), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+def _unprivileged_user() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    pytest.skip("PostgreSQL does not run as root, and there is no user postgres or nobody on this machine")
+
+
 def free_port() -> int:
     """A TCP port of the loopback interface that nothing listens on at the moment."""
     with socket.socket() as listener:
@@ -110,6 +212,39 @@ def _server() -> Iterator[RedisServer]:
     # Not pytest's folder: a Unix socket's path has at most about 100 bytes.
     with tempfile.TemporaryDirectory(prefix="rm-redis-") as folder:
         server = RedisServer(binary, Path(folder))
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL for the whole session. Use databases of your own (`create_database`), and leave it running."""
+    with _postgres() as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def own_postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL for one test, not started, which it may `start`, `kill`, `freeze` and `thaw`."""
+    with _postgres() as server:
+        yield server
+
+
+@contextmanager
+def _postgres() -> Iterator[PostgresServer]:
+    found = shutil.which("postgres")
+    places = (
+        [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    )
+    binaries = next((place for place in places if (place / "postgres").exists() and (place / "initdb").exists()), None)
+    if binaries is None:
+        pytest.skip("no PostgreSQL server on this machine (Debian: apt-get install postgresql)")
+    # Not pytest's folder: a Unix socket's path has at most about 100 bytes, and root's folders are closed to others.
+    with tempfile.TemporaryDirectory(prefix="rm-postgres-") as folder:
+        server = PostgresServer(binaries, Path(folder))
         try:
             yield server
         finally:

@@ -76,6 +76,34 @@ def test_more_keys_than_one_command_takes(cache) -> None:
 
 
 @pytest.mark.redis
+def test_every_answer_about_a_text_is_deleted_and_no_other(cache, client) -> None:
+    text, other = key("a text")[:16], key("another text")[:16]
+    about = {text + key(n)[:16]: POSITIVE for n in range(2300)}
+    others = {other + key(n)[:16]: POSITIVE for n in range(300)}
+    cache.put_many(about | others)
+    client.set(f"elsewhere:{text.hex()}", "another program's")
+
+    assert cache.delete_text(text) == 2300
+    assert cache.get_many([*about, *others]) == others
+    assert client.exists(f"elsewhere:{text.hex()}")
+    assert cache.delete_text(text) == 0
+    with pytest.raises(ValueError, match="16 bytes"):
+        cache.delete_text(b"")
+
+
+@pytest.mark.redis
+def test_a_deletion_that_failed_is_an_error_and_the_next_one_is_tried_at_once(own_redis_server) -> None:
+    own_redis_server.start()
+    with RedisCache(own_redis_server.url) as cache:
+        own_redis_server.kill()
+        with pytest.raises(CacheError, match="could not be deleted"):
+            cache.delete_text(key("a text")[:16])
+        assert cache.get_many([key("a text")]) == {}
+        own_redis_server.start()
+        assert cache.delete_text(key("a text")[:16]) == 0
+
+
+@pytest.mark.redis
 def test_nothing_asked_is_nothing_found(cache) -> None:
     cache.put_many({})
     cache.delete_many([])

@@ -102,6 +102,49 @@ def test_deleted_answers_are_gone_and_others_stay(cache) -> None:
     assert set(cache.get_many([key(n) for n in range(3)])) == {key(1)}
 
 
+def test_every_answer_about_a_text_is_deleted_and_no_other(cache) -> None:
+    text, neighbours = b"\x7f" * 16, (b"\x7f" * 15 + b"\x7e", b"\x7f" * 15 + b"\x80")
+    about = {text + end: NEGATIVE for end in (b"\x00" * 16, key(1)[:16], b"\xff" * 16)}
+    others = {other + end: NEGATIVE for other in neighbours for end in (b"\x00" * 16, b"\xff" * 16)}
+    cache.put_many(about | others)
+
+    assert cache.delete_text(text) == 3
+    assert cache.get_many([*about, *others]) == others
+    assert cache.delete_text(text) == 0
+
+
+@given(
+    stored=st.sets(st.binary(min_size=32, max_size=32)),
+    prefix=st.binary(min_size=16, max_size=16) | st.just(b"\xff" * 16) | st.just(b"\x00" * 16),
+    beside=st.lists(st.binary(min_size=16, max_size=16), max_size=5),
+)
+def test_deleting_a_text_is_deleting_what_begins_with_its_name(stored, prefix, beside) -> None:
+    keys = stored | {prefix + end for end in beside}
+    with tempfile.TemporaryDirectory() as folder, SqliteCache(Path(folder, "c")) as cache:
+        cache.put_many(dict.fromkeys(keys, NEGATIVE))
+        assert cache.delete_text(prefix) == sum(name.startswith(prefix) for name in keys)
+        assert set(cache.get_many(list(keys))) == {name for name in keys if not name.startswith(prefix)}
+
+
+def test_a_deleted_text_leaves_nothing_in_the_files(cache, path) -> None:
+    kept = {key(n): Answer(label="neutral", keywords=(f"keep{n}",)) for n in range(300)}
+    cache.put_many(kept | {key("gone"): Answer(label="neutral", keywords=("SECRET-WORD",) * 500)})
+    files = [path, Path(f"{path}-wal")]
+    assert any(b"SECRET-WORD" in file.read_bytes() for file in files)
+
+    assert cache.delete_text(key("gone")[:16]) == 1
+    assert not any(b"SECRET-WORD" in file.read_bytes() for file in files)
+    assert cache.get_many(list(kept)) == kept
+
+
+@pytest.mark.parametrize("length", [0, 15, 17, 32])
+def test_only_the_whole_name_of_a_text_deletes_it(cache, length) -> None:
+    cache.put_many({bytes(32): NEGATIVE})
+    with pytest.raises(ValueError, match="16 bytes"):
+        cache.delete_text(bytes(length))
+    assert cache.get_many([bytes(32)])
+
+
 def test_nothing_asked_is_nothing_found(cache) -> None:
     cache.put_many({})
     cache.delete_many([])

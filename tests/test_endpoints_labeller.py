@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 import subprocess
@@ -366,6 +367,12 @@ async def test_keys_differ_where_anything_that_decides_an_answer_does(stub: Stub
             async with labelling(other, tmp_path / name) as labeller:
                 keys[name] = labeller.key("很好")
     assert len(set(keys.values())) == len(keys)
+    assert {key[:16] for key in keys.values()} == {Labeller.text_prefix(text) for text in ("很好", "不好", "很好 ")}
+
+
+def test_a_text_is_named_by_the_beginning_of_its_digest() -> None:
+    assert Labeller.text_prefix("很好") == hashlib.sha256("很好".encode()).digest()[:16]
+    assert len(Labeller.text_prefix("\ud800")) == 16
 
 
 # Many, and in another process

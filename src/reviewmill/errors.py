@@ -35,6 +35,22 @@ class TaskError(ReviewmillError):
     """A task file does not exist or does not describe a task."""
 
 
+class ChatError(ReviewmillError):
+    """A chat request cannot be answered as it is.
+
+    Args:
+        message: what was wrong.
+        param: the field of the request that it is about.
+        code: a word for programs, in the manner of OpenAI's API.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, *, param: str, code: str = "invalid_value", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+        self.code = code
+
+
 class InputError(ReviewmillError):
     """An input file cannot be read as comments."""
 
@@ -100,20 +116,20 @@ class AnswerCutError(AnswerError):
     type = "answer_cut"
 
 
-class ChatError(ReviewmillError):
-    """A chat request cannot be answered as it is.
+class BusyError(ReviewmillError):
+    """So many comments wait for the model that one more was turned away.
 
     Args:
-        message: what was wrong.
-        param: the field of the request that it is about.
-        code: a word for programs, in the manner of OpenAI's API.
-        hint: what to do about it.
+        waiting: comments that wait.
+        retry_after: whole seconds after which the present line will have moved on.
     """
 
-    def __init__(self, message: str, *, param: str, code: str = "invalid_value", hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.param = param
-        self.code = code
+    def __init__(self, waiting: int, *, retry_after: int) -> None:
+        super().__init__(
+            f"The model is busy: {waiting} comments wait already, and no more may.",
+            hint=f"Try again in {retry_after} s.",
+        )
+        self.retry_after = retry_after
 
 
 class CacheError(ReviewmillError):
@@ -122,6 +138,22 @@ class CacheError(ReviewmillError):
 
 class RunError(ReviewmillError):
     """A run cannot start or continue (another run holds its journal, the journal is damaged, ...)."""
+
+
+class StoreError(ReviewmillError):
+    """The store (jobs, keys, corrections, audit) cannot be opened, read or written."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database cannot be reached or cannot work now (down, disk full, locked): the same call may succeed later."""
+
+
+class IdempotencyConflictError(StoreError):
+    """An idempotency key was used before, for something else."""
+
+
+class CursorError(StoreError):
+    """A cursor of a list is none that the store gave out."""
 
 
 ROW_ERROR_TYPES: Final[dict[str, str]] = {

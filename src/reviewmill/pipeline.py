@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from reviewmill.cache import AnswerCache
-from reviewmill.endpoints import About, Labeller
+from reviewmill.endpoints import About, Labeller, Priority
 from reviewmill.errors import EndpointError, ReviewmillError
 from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Provenance, Route, Status
 from reviewmill.scoring import reweigh
@@ -153,6 +153,15 @@ class Assembler:
         )
 
 
+@dataclass(slots=True)
+class _Shared:
+    """One request for an answer, and how many wait for it."""
+
+    request: asyncio.Task[tuple[Answer, Route]]
+    askers: int = 0
+    route_told: bool = False
+
+
 class Pipeline:
     """Everything that is needed to analyse comments with one task on one endpoint.
 
@@ -167,7 +176,7 @@ class Pipeline:
         self.labeller = labeller
         self.cache = cache
         self.assembler = Assembler(labeller.task, labeller.connection.about, labeller.prompt.id, settings.review_below)
-        self._in_flight: dict[bytes, asyncio.Future[Answer]] = {}
+        self._in_flight: dict[tuple[bytes, Priority], _Shared] = {}
 
     def prepare(self, comment: Comment) -> Prepared:
         """Clean and triage under this pipeline's limits."""
@@ -183,33 +192,42 @@ class Pipeline:
         if self.cache is not None and answers:
             await asyncio.to_thread(self.cache.put_many, answers)
 
-    async def answer(self, text: str) -> tuple[Answer, Route]:
+    async def answer(self, text: str, priority: Priority = "interactive") -> tuple[Answer, Route]:
         """Answer one cleaned text: from the cache, from a request already under way, or from the model.
+
+        Equal texts that are asked about at the same time share one request. It belongs to all who ask: who is
+        cancelled fails nobody else, and the request is cancelled when its last asker is gone. Interactive askers do
+        not share a job's request, which might still wait behind everybody.
 
         Raises:
             ReviewmillError: no usable answer, retries included.
+            BusyError: too many interactive comments wait already.
         """
-        key = self.labeller.key(text)
-        waiting = self._in_flight.get(key)
-        if waiting is not None:
-            return await asyncio.shield(waiting), "cache"
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._in_flight[key] = future
+        name = (self.labeller.key(text), priority)
+        shared = self._in_flight.get(name)
+        if shared is None:
+            shared = _Shared(asyncio.create_task(self._look_up_or_ask(text, priority)))
+            self._in_flight[name] = shared
+        shared.askers += 1
         try:
-            found = (await self.cached([key])).get(key)
-            answer = found or await self.labeller.label(text)
-            if found is None:
-                await self.keep({key: answer})
-            future.set_result(answer)
-        except BaseException as error:
-            # Whoever waits for the same text gets the same failure, and may be nobody.
-            future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-            future.exception()
-            raise
-        else:
-            return answer, "cache" if found else "model"
+            answer, route = await asyncio.shield(shared.request)
         finally:
-            del self._in_flight[key]
+            shared.askers -= 1
+            if not shared.askers:
+                del self._in_flight[name]
+                shared.request.cancel()  # does nothing once it is done
+        # One of them shows who answered; the others were answered by that answer.
+        route, shared.route_told = "cache" if shared.route_told else route, True
+        return answer, route
+
+    async def _look_up_or_ask(self, text: str, priority: Priority) -> tuple[Answer, Route]:
+        key = self.labeller.key(text)
+        found = (await self.cached([key])).get(key)
+        if found is not None:
+            return found, "cache"
+        answer = await self.labeller.label(text, priority)
+        await self.keep({key: answer})
+        return answer, "model"
 
     async def analyse(self, comment: Comment) -> Analysis:
         """Analyse one comment.

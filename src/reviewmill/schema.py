@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 1
 
+KEY_BYTES: Final = 32
+TEXT_PREFIX_BYTES: Final = 16
+"""An answer's key has 32 bytes: 16 that name the cleaned text alone, 16 that name all that decided the answer."""
+
 Status = Literal["ok", "insufficient", "error"]
 Route = Literal["rule", "cache", "student", "model", "human"]
 

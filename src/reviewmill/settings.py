@@ -2,6 +2,8 @@
 
 `Settings()` reads them all. The file is looked for at `$REVIEWMILL_CONFIG`, else `./reviewmill.toml`, else
 `reviewmill.toml` in the user's configuration folder; the first that exists is used whole.
+
+The service's own settings are the table `[service]` of the file, and `REVIEWMILL_SERVICE__PORT` and the like.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -40,10 +42,53 @@ def config_file() -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+class ServiceSettings(BaseModel):
+    """What `reviewmill serve` needs beside the rest: where it listens, what it keeps, and what it refuses."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0: any free one")
+    public_url: str | None = Field(
+        None, pattern=r"^https?://[^\s/?#]+[^\s?#]*$", description="what clients call this service, for links"
+    )
+    database: SecretStr = Field(
+        SecretStr("sqlite"), description="sqlite (a file in data_dir), sqlite:///PATH, or postgresql://…"
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("reviewmill") / "service",
+        description="where the database and the files of jobs are kept",
+    )
+    tasks_dir: Path | None = Field(None, description="a folder of more task files, which are served by their names")
+
+    no_auth: bool = Field(False, description="let everybody on this machine in; only with a loopback address")
+    rate_per_minute: int | None = Field(None, ge=1, description="comments a minute of a key without a rate of its own")
+    daily_quota: int | None = Field(None, ge=1, description="comments a day of a key without a quota of its own")
+    cors_origins: list[str] = Field([], description="web pages' origins that may call the service from a browser")
+
+    queue: int = Field(256, ge=0, le=100_000, description="single comments that may wait for the model")
+    max_comments: int = Field(256, ge=1, le=10_000, description="comments of one request")
+    max_body_bytes: int = Field(2_000_000, ge=1_000, description="bytes of one request, uploads apart")
+    max_upload_bytes: int = Field(200_000_000, ge=1_000, description="bytes of one uploaded file")
+    max_rows: int = Field(2_000_000, ge=1, description="rows of one uploaded file")
+    max_columns: int = Field(1_000, ge=1, description="columns of one uploaded file")
+    header_timeout_s: float = Field(10.0, gt=0, description="seconds until a request's head must be complete")
+    body_timeout_s: float = Field(60.0, gt=0, description="seconds until a request's body must be complete")
+    upload_timeout_s: float = Field(600.0, gt=0, description="the same for an uploaded file")
+
+    job_workers: int = Field(1, ge=0, le=64, description="jobs that this process works on at once; 0: none")
+    lease_s: float = Field(30.0, ge=1, description="seconds after which a silent worker's job is taken over")
+    retention_days: float = Field(30.0, gt=0, description="days that a job and its files are kept after it ended")
+
+    log_texts: bool = Field(False, description="write comments into the log")
+
+
 class Settings(BaseSettings):
     """Everything that can be set once for all commands. Unknown keys in the file are errors."""
 
-    model_config = SettingsConfigDict(env_prefix="REVIEWMILL_", env_ignore_empty=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="REVIEWMILL_", env_ignore_empty=True, env_nested_delimiter="__", extra="forbid"
+    )
 
     endpoint: str | None = Field(None, description="URL of an OpenAI-compatible server; none: the embedded one")
     model: str = Field(DEFAULT_MODEL, description="catalog name, a .gguf file, or the server's model name")
@@ -78,6 +123,8 @@ class Settings(BaseSettings):
         default_factory=lambda: platformdirs.user_state_path("reviewmill"),
         description="where journals of runs that write to the screen are kept",
     )
+
+    service: ServiceSettings = Field(default_factory=ServiceSettings, description="see `ServiceSettings`")
 
     @classmethod
     def settings_customise_sources(

@@ -218,7 +218,7 @@ class Run:
 
     async def _outcome(self, item: Pending) -> Outcome:
         try:
-            answer = await self.pipeline.labeller.label(item.text)
+            answer = await self.pipeline.labeller.label(item.text, "job")
         except EndpointError as error:
             self._lost += isinstance(error, EndpointUnreachableError | EndpointTimeoutError)
             return Outcome(None, None, error_info(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Protocol, Self
 
-from reviewmill.schema import Answer
+from reviewmill.schema import TEXT_PREFIX_BYTES, Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AnswerCache(Protocol):
-    """Answers by exact key: a SHA-256 digest (32 bytes) of everything that decided the answer.
+    """Answers by exact key: 32 bytes that name the cleaned text (the first 16) and all that decided the answer.
 
     Any thread may use it, several at once too. It is not carried across a fork.
 
@@ -33,6 +33,18 @@ class AnswerCache(Protocol):
 
     def delete_many(self, keys: Sequence[bytes]) -> None:
         """Remove answers; keys that are not stored are skipped."""
+        ...
+
+    def delete_text(self, prefix: bytes) -> int:
+        """Remove every answer about one text, and say how many there were.
+
+        Args:
+            prefix: the first 16 bytes of its keys (`Labeller.text_prefix`).
+
+        Raises:
+            CacheError: the cache cannot be reached or written; nothing may be taken for deleted.
+            ValueError: `prefix` has another length, and might name more than one text.
+        """
         ...
 
     def describe(self) -> str:
@@ -65,6 +77,16 @@ def decode_answer(value: bytes | str) -> Answer | None:
         return Answer.model_validate(json.loads(value))
     except (ValueError, RecursionError):
         return None
+
+
+def check_prefix(prefix: bytes) -> None:
+    """Refuse what does not name exactly one text.
+
+    Raises:
+        ValueError: it is shorter or longer than such a name.
+    """
+    if len(prefix) != TEXT_PREFIX_BYTES:
+        raise ValueError(f"a text is named by {TEXT_PREFIX_BYTES} bytes, not by {len(prefix)}")
 
 
 def chunks(keys: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:

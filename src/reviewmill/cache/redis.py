@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from reviewmill.cache.base import chunks, decode_answer, encode_answer
+from reviewmill.cache.base import check_prefix, chunks, decode_answer, encode_answer
 from reviewmill.errors import CacheError, SettingsError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ PREFIX: Final = "reviewmill:1:"
 TIMEOUT_S: Final = 2.0
 RETRY_AFTER_S: Final = 30.0
 CHUNK: Final = 500
+SCAN: Final = 1000
+"""Keys that Redis looks at in one step of a search: about a millisecond in which it serves nobody else."""
 
 
 class RedisCache:
@@ -35,7 +37,7 @@ class RedisCache:
 
     Redis must answer when the cache is opened. If it fails later, the run goes on without a cache: there is one
     warning, nothing is raised, lookups find nothing and answers are not stored; Redis is tried again at most every
-    `retry_after_s` seconds, and used again when it answers.
+    `retry_after_s` seconds, and used again when it answers. Only `delete_text` raises: who deletes has to know.
 
     Args:
         url: `redis://`, `rediss://` (TLS) or `unix://`, with redis-py's options in its query.
@@ -105,6 +107,25 @@ class RedisCache:
                 self._client.delete(*[_name(key) for key in chunk])
 
         self._try(delete)
+
+    def delete_text(self, prefix: bytes) -> int:
+        """Remove every answer about one text, and say how many there were. Reads the names of all keys in Redis.
+
+        Raises:
+            CacheError: Redis failed; some answers may be left.
+        """
+        check_prefix(prefix)
+        count = 0
+        try:
+            names = self._client.scan_iter(match=f"{_name(prefix)}*", count=SCAN)
+            for name in names:
+                count += int(self._client.delete(name))
+        except (RedisError, OSError) as error:
+            raise CacheError(
+                f"The answers could not be deleted from {self._shown}: {error}.",
+                hint="Delete again when Redis answers.",
+            ) from error
+        return count
 
     def describe(self) -> str:
         """Where the answers are kept: the URL, its password masked."""

@@ -9,8 +9,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
-from reviewmill.cache.base import chunks, decode_answer, encode_answer
+from reviewmill.cache.base import check_prefix, chunks, decode_answer, encode_answer
 from reviewmill.errors import CacheError
+from reviewmill.schema import KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -49,8 +50,8 @@ class SqliteCache:
         path: the database file; it and its folder are created if they do not exist.
 
     Raises:
-        CacheError: the file is damaged, cannot be written, or is not a cache of this version. `get_many`, `put_many`
-            and `delete_many` raise it too (disk full, damage found later, locked for more than 30 s).
+        CacheError: the file is damaged, cannot be written, or is not a cache of this version. The methods raise it too
+            (disk full, damage found later, locked for more than 30 s).
     """
 
     def __init__(self, path: Path) -> None:
@@ -99,6 +100,21 @@ class SqliteCache:
         with self._lock, self._errors(), self._transaction():
             self._connection.executemany("DELETE FROM answers WHERE key = ?", [(key,) for key in keys])
 
+    def delete_text(self, prefix: bytes) -> int:
+        """Remove every answer about one text, from the disk too, and say how many there were.
+
+        The log is emptied, which still holds what was deleted; where another process reads just then, that happens
+        when it has finished.
+        """
+        check_prefix(prefix)
+        with self._lock, self._errors():
+            with self._transaction():
+                count = self._connection.execute(
+                    "DELETE FROM answers WHERE key BETWEEN ? AND ?", (prefix, prefix.ljust(KEY_BYTES, b"\xff"))
+                ).rowcount
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return count
+
     def describe(self) -> str:
         """Where the answers are kept: `sqlite:` and the file's full path."""
         return f"sqlite:{self.path}"
@@ -125,6 +141,7 @@ class SqliteCache:
                 self._connection.execute("UPDATE reviewmill_cache SET format_version = format_version")
             self._enter_wal()
             self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute("PRAGMA secure_delete = ON")  # answers quote the customers' words
 
     def _create_or_check(self) -> None:
         tables = self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()

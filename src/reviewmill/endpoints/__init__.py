@@ -2,6 +2,7 @@
 
 from reviewmill.endpoints.capabilities import Capabilities
 from reviewmill.endpoints.connection import About, Connection, connect
+from reviewmill.endpoints.gate import Gate, Priority
 from reviewmill.endpoints.labeller import Labeller
 
-__all__ = ["About", "Capabilities", "Connection", "Labeller", "connect"]
+__all__ = ["About", "Capabilities", "Connection", "Gate", "Labeller", "Priority", "connect"]

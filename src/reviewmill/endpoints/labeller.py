@@ -9,20 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from reviewmill.endpoints.capabilities import json_schema_format
 from reviewmill.endpoints.connection import Connection
+from reviewmill.endpoints.gate import Gate, Priority
 from reviewmill.errors import AnswerCutError, AnswerError, ContextOverflowError
-from reviewmill.schema import Answer
+from reviewmill.schema import KEY_BYTES, TEXT_PREFIX_BYTES, Answer
 from reviewmill.scoring import score_labels
 from reviewmill.tasks import CompactWire, JsonWire, Parsed, Prompt, Task, Wire, drop_orders, render
 
 if TYPE_CHECKING:
     from reviewmill.endpoints.client import Completion
 
-ANSWER_VERSION: Final = 1
-"""Raised when the stored `Answer` changes its meaning, so that older cached ones are not used."""
+ANSWER_VERSION: Final = 2
+"""Raised when the stored `Answer` or its key changes its meaning, so that older cached ones are not used."""
 
 LOW_MASS: Final = 0.5
 """Below this share of the distribution on the labels, the model hardly meant any of them."""
@@ -41,6 +43,7 @@ class Labeller:
         task: what to find out.
         keywords: whether to ask for keywords.
         wire: answer format; `auto` takes the shortest that the server can enforce.
+        gate: decides whose turn it is; None: whoever asks, asks at once.
     """
 
     def __init__(
@@ -50,8 +53,10 @@ class Labeller:
         task: Task,
         keywords: bool,
         wire: WireName = "auto",
+        gate: Gate | None = None,
     ) -> None:
         self.connection = connection
+        self._gate = gate
         self.capabilities = connection.capabilities
         self.task = task
         self.keywords = keywords and task.keywords
@@ -94,15 +99,35 @@ class Labeller:
         return {}
 
     def key(self, text: str) -> bytes:
-        """Name (32 bytes) of everything that decides this text's answer: the exact cache key."""
-        return hashlib.sha256(self._frame + text.encode("utf-8", "surrogatepass")).digest()
+        """Name (32 bytes) of everything that decides this text's answer: the exact cache key.
 
-    async def label(self, text: str) -> Answer:
+        Its first half is `text_prefix`, so that every answer about one text, by whatever task and model, can be found
+        and deleted. Each half is half a SHA-256, so that two keys are alike by chance once in 2^128 pairs.
+        """
+        whole = hashlib.sha256(self._frame + _encoded(text)).digest()
+        return self.text_prefix(text) + whole[: KEY_BYTES - TEXT_PREFIX_BYTES]
+
+    @staticmethod
+    def text_prefix(text: str) -> bytes:
+        """The first 16 bytes of every key about this cleaned text: the beginning of its SHA-256 (as UTF-8)."""
+        return hashlib.sha256(_encoded(text)).digest()[:TEXT_PREFIX_BYTES]
+
+    async def label(self, text: str, priority: Priority = "interactive") -> Answer:
         """Ask the model about one cleaned comment; what does not fit its context is shortened from the middle.
+
+        One place of the gate is held for all of it, further requests about the same comment included.
 
         Raises:
             EndpointError: no usable answer, retries included.
+            BusyError: too many interactive comments wait already.
         """
+        async with self._place(priority):
+            return await self._label_fitting(text)
+
+    def _place(self, priority: Priority) -> AbstractAsyncContextManager[None]:
+        return self._gate.place(priority) if self._gate is not None else nullcontext()
+
+    async def _label_fitting(self, text: str) -> Answer:
         text, ordered = drop_orders(text, self.task)
         flags = ("order_dropped",) if ordered else ()
         for shortened in range(_SHORTENINGS + 1):
@@ -182,6 +207,10 @@ class Labeller:
         if self._constraint:
             hint = "The server was told to enforce the format and did not; its log may say why."
         return AnswerError(f"The answer of {where} holds no label of the task ({labels}): {shown!r}.", hint=hint)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _halved(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Alembic's folder: `env.py` connects it with the store, `versions` has the revisions."""
