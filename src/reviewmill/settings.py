@@ -47,40 +47,40 @@ class ServiceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
-    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0: any free one")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="port to listen on; 0: any free one")
     public_url: str | None = Field(
-        None, pattern=r"^https?://[^\s/?#]+[^\s?#]*$", description="what clients call this service, for links"
+        default=None, pattern=r"^https?://[^\s/?#]+[^\s?#]*$", description="what clients call this service, for links"
     )
     database: SecretStr = Field(
-        SecretStr("sqlite"), description="sqlite (a file in data_dir), sqlite:///PATH, or postgresql://…"
+        default=SecretStr("sqlite"), description="sqlite (a file in data_dir), sqlite:///PATH, or postgresql://…"
     )
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("reviewmill") / "service",
         description="where the database and the files of jobs are kept",
     )
-    tasks_dir: Path | None = Field(None, description="a folder of more task files, which are served by their names")
+    tasks_dir: Path | None = Field(default=None, description="a folder of more task files")
 
-    no_auth: bool = Field(False, description="let everybody on this machine in; only with a loopback address")
-    rate_per_minute: int | None = Field(None, ge=1, description="comments a minute of a key without a rate of its own")
-    daily_quota: int | None = Field(None, ge=1, description="comments a day of a key without a quota of its own")
-    cors_origins: list[str] = Field([], description="web pages' origins that may call the service from a browser")
+    no_auth: bool = Field(default=False, description="let everybody in; only on a loopback address")
+    rate_per_minute: int | None = Field(default=None, ge=1, description="comments a minute, for keys without a rate")
+    daily_quota: int | None = Field(default=None, ge=1, description="comments a day, for keys without a quota")
+    cors_origins: list[str] = Field(default=[], description="web origins whose pages may call the service")
 
-    queue: int = Field(256, ge=0, le=100_000, description="single comments that may wait for the model")
-    max_comments: int = Field(256, ge=1, le=10_000, description="comments of one request")
-    max_body_bytes: int = Field(2_000_000, ge=1_000, description="bytes of one request, uploads apart")
-    max_upload_bytes: int = Field(200_000_000, ge=1_000, description="bytes of one uploaded file")
-    max_rows: int = Field(2_000_000, ge=1, description="rows of one uploaded file")
-    max_columns: int = Field(1_000, ge=1, description="columns of one uploaded file")
-    header_timeout_s: float = Field(10.0, gt=0, description="seconds until a request's head must be complete")
-    body_timeout_s: float = Field(60.0, gt=0, description="seconds until a request's body must be complete")
-    upload_timeout_s: float = Field(600.0, gt=0, description="the same for an uploaded file")
+    queue: int = Field(default=256, ge=0, le=100_000, description="single comments that may wait for the model")
+    max_comments: int = Field(default=256, ge=1, le=10_000, description="comments of one request")
+    max_body_bytes: int = Field(default=2_000_000, ge=1_000, description="bytes of one request, uploads apart")
+    max_upload_bytes: int = Field(default=200_000_000, ge=1_000, description="bytes of one uploaded file")
+    max_rows: int = Field(default=2_000_000, ge=1, description="rows of one uploaded file")
+    max_columns: int = Field(default=1_000, ge=1, description="columns of one uploaded file")
+    header_timeout_s: float = Field(default=10.0, gt=0, description="seconds until a request's head must be complete")
+    body_timeout_s: float = Field(default=60.0, gt=0, description="seconds until a request's body must be complete")
+    upload_timeout_s: float = Field(default=600.0, gt=0, description="the same for an uploaded file")
 
-    job_workers: int = Field(1, ge=0, le=64, description="jobs that this process works on at once; 0: none")
-    lease_s: float = Field(30.0, ge=1, description="seconds after which a silent worker's job is taken over")
-    retention_days: float = Field(30.0, gt=0, description="days that a job and its files are kept after it ended")
+    job_workers: int = Field(default=1, ge=0, le=64, description="jobs worked on at once; 0: none")
+    lease_s: float = Field(default=30.0, ge=1, description="seconds after which a silent worker's job is taken over")
+    retention_days: float = Field(default=30.0, gt=0, description="days that an ended job and its files are kept")
 
-    log_texts: bool = Field(False, description="write comments into the log")
+    log_texts: bool = Field(default=False, description="write comments into the log")
 
 
 class Settings(BaseSettings):
