@@ -82,12 +82,14 @@ class Forwarded:
 
     Attributes:
         status: HTTP status.
-        kind: content type.
+        kind: media type, without parameters.
+        retry_after: what the server says of when to try again, or None.
         pieces: the body, as it arrives.
     """
 
     status: int
     kind: str
+    retry_after: str | None
     pieces: AsyncGenerator[bytes]
 
 
@@ -272,8 +274,9 @@ class EndpointClient:
                     f"{self.url} does not take this service's key ({response.status_code}).",
                     hint="Set REVIEWMILL_API_KEY for the service.",
                 )
-            kind = response.headers.get("content-type", "")
-            yield Forwarded(response.status_code, kind, self._arriving(request, response))
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            again = response.headers.get("retry-after")
+            yield Forwarded(response.status_code, kind, again, self._arriving(request, response))
         finally:
             await response.aclose()
 

@@ -153,17 +153,8 @@ def _fields(analysis: Analysis, task: Task) -> dict[str, Any]:
     return fields if analysis["error"] is None else fields | {"error": analysis["error"]}
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens that the model read and wrote for this answer; none for what was answered from the cache."""
-
-    tokens_in: int = 0
-    tokens_out: int = 0
-
-    def as_json(self) -> dict[str, int]:
-        """As OpenAI names them."""
-        total = self.tokens_in + self.tokens_out
-        return {"prompt_tokens": self.tokens_in, "completion_tokens": self.tokens_out, "total_tokens": total}
+USAGE: Final = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+"""Tokens are not counted by request: answers are shared, with the cache and with whoever asks the same at that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,23 +171,23 @@ class Envelope:
     created: int
     model: str
 
-    def whole(self, text: str, usage: Usage) -> dict[str, Any]:
+    def whole(self, text: str) -> dict[str, Any]:
         """The answer in one piece."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-        return self._frame("chat.completion", [choice]) | {"usage": usage.as_json()}
+        return self._frame("chat.completion", [choice]) | {"usage": USAGE}
 
     def first(self, *, include_usage: bool) -> dict[str, Any]:
         """The first piece, which holds no text yet."""
         return self._piece({"role": "assistant", "content": ""}, None, include_usage)
 
-    def rest(self, text: str, usage: Usage, *, include_usage: bool) -> Iterator[dict[str, Any]]:
+    def rest(self, text: str, *, include_usage: bool) -> Iterator[dict[str, Any]]:
         """The pieces that hold the text, the one that ends it, and the one with the usage if it is wanted."""
         for piece in pieces(text):
             yield self._piece({"content": piece}, None, include_usage)
         yield self._piece({}, "stop", include_usage)
         if include_usage:
-            yield self._frame("chat.completion.chunk", []) | {"usage": usage.as_json()}
+            yield self._frame("chat.completion.chunk", []) | {"usage": USAGE}
 
     def _piece(self, delta: dict[str, Any], finish: str | None, include_usage: bool) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
@@ -233,6 +224,6 @@ WAITING: Final = b": waiting\n\n"
 """A comment, which keeps proxies from taking silence for death."""
 
 
-def error_body(message: str, kind: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """An error in OpenAI's shape."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
