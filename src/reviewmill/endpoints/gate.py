@@ -118,8 +118,14 @@ class Gate:
     def _remember(self, seconds: float) -> None:
         self._held_s = seconds if self._held_s is None else self._held_s + _MEMORY * (seconds - self._held_s)
 
-    def _busy(self) -> BusyError:
-        """With every place taken, `capacity` places get free in the time that one is held (Little's law)."""
-        waiting = len(self._lines["interactive"])
+    def retry_after(self, waiting: int) -> int:
+        """Whole seconds after which a line of so many will have moved on.
+
+        With every place taken, `capacity` places get free in the time that one is held (Little's law).
+        """
         seconds = (self._held_s or 0.0) * (waiting + 1) / self.capacity
-        return BusyError(waiting, retry_after=min(_LONGEST_WAIT, max(1, math.ceil(seconds))))
+        return min(_LONGEST_WAIT, max(1, math.ceil(seconds)))
+
+    def _busy(self) -> BusyError:
+        waiting = len(self._lines["interactive"])
+        return BusyError(waiting, retry_after=self.retry_after(waiting))

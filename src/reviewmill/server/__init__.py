@@ -1,0 +1,1 @@
+"""The service: the same analysis behind HTTP, for programs, notebooks and chat front ends."""
