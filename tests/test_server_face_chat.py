@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reviewmill.errors import ChatError
 from reviewmill.schema import Analysis
-from reviewmill.server.face.chat import Envelope, answer_text, json_bytes, pieces, read_request, wanted_form
+from reviewmill.server.face.chat import Envelope, answer_text, check_form, json_bytes, pieces, read_request, wanted_form
 from reviewmill.tasks import load_task
 
 SENTIMENT = load_task("sentiment")
@@ -114,7 +114,7 @@ def test_json_is_exactly_what_was_promised() -> None:
     assert json.loads(answer_text([row("很好")], SENTIMENT, "results")) == {"results": [one]}
     assert json.loads(answer_text([row("很好")] * 2, SENTIMENT, "json")) == {"results": [one, one]}
     with pytest.raises(ChatError, match="one comment"):
-        answer_text([row("很好")] * 2, SENTIMENT, "one")
+        check_form(2, "one")
     angry = row("气死", emotion="anger", provenance={"task": "emotion"})
     assert next(iter(json.loads(answer_text([angry], EMOTION, "json")))) == "emotion"
 

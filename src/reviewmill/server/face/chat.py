@@ -122,6 +122,20 @@ def _names(part: Any) -> Sequence[Any]:
     return list(part) if isinstance(part, dict | list) else []
 
 
+def check_form(comments: int, form: Form) -> None:
+    """Refuse, before any work, a form that cannot hold so many comments.
+
+    Raises:
+        ChatError: it cannot.
+    """
+    if form == "one" and comments > 1:
+        raise ChatError(
+            f"The schema is for one comment, and the message holds {comments} (one a line).",
+            param="messages",
+            hint="Fence a comment of several lines with ```, or ask for a list under `results`.",
+        )
+
+
 def answer_text(analyses: Sequence[Analysis], task: Task, form: Form, *, link: str | None = None) -> str:
     """The text of the answer.
 
@@ -131,18 +145,10 @@ def answer_text(analyses: Sequence[Analysis], task: Task, form: Form, *, link: s
         form: how to answer.
         link: where the whole file is, if a Markdown table does not show all.
 
-    Raises:
-        ChatError: one object is wanted and there are several comments.
     """
     if form == "markdown":
         return render(analyses, task, link=link)
     rows = [_fields(analysis, task) for analysis in analyses]
-    if form == "one" and len(rows) > 1:
-        raise ChatError(
-            f"The schema is for one comment, and the message holds {len(rows)} (one a line).",
-            param="messages",
-            hint="Fence a comment of several lines with ```, or ask for a list under `results`.",
-        )
     single = form == "one" or (form == "json" and len(rows) == 1)
     return json.dumps(rows[0] if single else {"results": rows}, ensure_ascii=False)
 

@@ -14,9 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from reviewmill.errors import ChatError, ReviewmillError
+from reviewmill.schema import ErrorInfo
 from reviewmill.server.face.chat import error_body, json_bytes
 from reviewmill.server.face.presence import ClientLeftError
-from reviewmill.server.problems import Problem, as_problem, bad_request, faults
+from reviewmill.server.problems import RETRY_AFTER_S, Problem, as_problem, bad_request, faults
 
 _TYPES: Final = {
     401: "authentication_error",
@@ -24,6 +25,8 @@ _TYPES: Final = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+_TOO_LONG: Final = frozenset({"comment_too_long", "context_overflow"})
+_STATUS: Final = {"endpoint_timeout": 504, "endpoint_unreachable": 503, "endpoint_error": 503}
 _PASSED_ON: Final = frozenset({400, 404, 413, 422, 429})
 _MESSAGE_CHARS: Final = 2_000
 _CLIENT_LEFT: Final = 499
@@ -78,6 +81,21 @@ def _type(status: int) -> str:
 
 def _said(message: str, hint: str | None) -> str:
     return f"{message} {hint}" if hint else message
+
+
+def failed(error: ErrorInfo) -> Exception:
+    """What to raise where the only comment of a request failed."""
+    kind = error["type"]
+    if kind in _TOO_LONG:
+        return ChatError(error["message"], param="messages", code=kind)
+    status = _STATUS.get(kind, 502)
+    return Problem(
+        status,
+        kind.replace("_", "-"),
+        "The model's endpoint gave no usable answer",
+        error["message"],
+        retry_after=RETRY_AFTER_S if status == 503 else None,
+    )
 
 
 def told_by_server(status: int, content: bytes) -> tuple[int, dict[str, Any]]:

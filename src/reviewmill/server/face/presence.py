@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -32,17 +32,26 @@ async def while_present(request: Request, work: asyncio.Future[T], *, seconds: f
         ClientLeftError: the client has left.
     """
     leaving = asyncio.ensure_future(_left(request))
+    watched: set[asyncio.Future[Any]] = {work, leaving}
+    wanted = False
     try:
-        await asyncio.wait({work, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done() and leaving.done():
-            raise ClientLeftError
-    except BaseException:
-        work.cancel()
-        await asyncio.wait({work})
-        raise
+        await asyncio.wait(watched, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        wanted = work.done() or not leaving.done()
     finally:
         leaving.cancel()
+        if not wanted:
+            await end(work)
+    if not wanted:
+        raise ClientLeftError
     return work.done()
+
+
+async def end(work: asyncio.Future[Any]) -> None:
+    """Cancel work that nobody wants any more, and wait until it has ended; how, is nobody's business."""
+    work.cancel()
+    await asyncio.wait({work})
+    if not work.cancelled():
+        work.exception()
 
 
 async def _left(request: Request) -> None:
@@ -61,7 +70,9 @@ class Events(StreamingResponse):
         media_type: str = "text/event-stream",
     ) -> None:
         # Nginx would collect the pieces.
-        super().__init__(pieces, media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(
+            pieces, media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        )
         self._give_back = give_back
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

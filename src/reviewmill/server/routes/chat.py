@@ -5,35 +5,36 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from reviewmill.errors import AnswerError, ChatError, EndpointError, ReviewmillError
-from reviewmill.schema import Analysis, Comment
-from reviewmill.server.access import Caller, require, spend
+from reviewmill.schema import Comment
+from reviewmill.server.access import LOCAL, Caller, require, spend
 from reviewmill.server.face.chat import (
     DONE,
     WAITING,
     ChatRequest,
     Envelope,
-    Usage,
+    Form,
     answer_text,
+    check_form,
     event,
     json_bytes,
     read_request,
     wanted_form,
 )
-from reviewmill.server.face.faults import OpenAIRoute, told, told_by_server
+from reviewmill.server.face.faults import OpenAIRoute, failed, told, told_by_server
 from reviewmill.server.face.messages import background_answer, comments_in, last_user_text
-from reviewmill.server.face.presence import Events, while_present
+from reviewmill.server.face.presence import Events, end, while_present
 from reviewmill.server.problems import Problem
+from reviewmill.server.state import Service, service_of
 
 if TYPE_CHECKING:
     from reviewmill.endpoints.client import Forwarded
-    from reviewmill.server.state import Service
     from reviewmill.tasks import Task
 
 MODEL_PREFIX: Final = "reviewmill-"
@@ -44,7 +45,6 @@ _PATIENCE_S: Final = 2.0
 
 _WAITING_EVERY_S: Final = 10.0
 _MAX_ANSWER_BYTES: Final = 16_000_000
-_MAX_ERROR_BYTES: Final = 64_000
 
 router = APIRouter(route_class=OpenAIRoute, tags=["OpenAI-compatible"])
 
@@ -56,7 +56,7 @@ async def chat_completions(request: Request, caller: Annotated[Caller, Depends(r
     The model `reviewmill-<task>` analyses the last user message: one comment, or one comment a line. Any other model
     must be the raw model's own name; then the request goes to it as it is.
     """
-    service: Service = request.app.state.service
+    service = service_of(request)
     wanted = read_request(await request.body())
     task = service.room.tasks().get(wanted.model.removeprefix(MODEL_PREFIX))
     if task is not None and wanted.model.startswith(MODEL_PREFIX):
@@ -64,7 +64,7 @@ async def chat_completions(request: Request, caller: Annotated[Caller, Depends(r
     if wanted.model == await _raw_model(service):
         return await _forwarded(service, caller, request, wanted)
     raise ChatError(
-        f"There is no model {ascii(wanted.model[:100])}.",
+        f"There is no model {wanted.model[:100]!a}.",
         param="model",
         code="model_not_found",
         hint="GET /v1/models lists what there is.",
@@ -90,25 +90,19 @@ async def _answered(service: Service, caller: Caller, request: Request, wanted: 
         return Response(json_bytes(envelope.whole(answer.result())), media_type="application/json")
     if await while_present(request, answer, seconds=_PATIENCE_S):
         answer.result()  # what failed has a status of its own
-    return Events(_events(envelope, answer, include_usage=wanted.include_usage), lambda: _cancelled(answer))
+    return Events(_events(envelope, answer, include_usage=wanted.include_usage), lambda: end(answer))
 
 
 async def _at_once(text: str) -> str:
     return text
 
 
-async def _cancelled(answer: asyncio.Future[str]) -> None:
-    answer.cancel()
-    await asyncio.wait({answer})
-
-
 async def _answer(service: Service, caller: Caller, comments: list[str], task: Task, form: Form) -> str:
-    check_count(len(comments), form)
+    check_form(len(comments), form)
     analyses = await service.analyse(caller, [Comment(comment) for comment in comments], task.name)
     if len(analyses) == 1 and analyses[0]["error"] is not None:
         raise failed(analyses[0]["error"])
-    link = await _whole_file(service, caller, comments, task) if len(analyses) > MAX_ROWS and form == "markdown" else None
-    return answer_text(analyses, task, form, link=link)
+    return answer_text(analyses, task, form)
 
 
 async def _events(envelope: Envelope, answer: asyncio.Future[str], *, include_usage: bool) -> AsyncIterator[bytes]:
@@ -139,7 +133,8 @@ async def _forwarded(service: Service, caller: Caller, request: Request, wanted:
     """Hand a request to the raw model, under the same gate as comments, and what it answers back."""
     _check_redaction(service)
     spend(caller, 1)
-    service.ledger.used(caller.key_id, 1)
+    if caller.key_id != LOCAL:
+        service.ledger.used(caller.key_id, 1)
     held = AsyncExitStack()
     opening = asyncio.ensure_future(_open(service, wanted, held))
     try:
@@ -170,14 +165,14 @@ async def _open(service: Service, wanted: ChatRequest, held: AsyncExitStack) -> 
 
 async def _whole(answer: Forwarded) -> bytes:
     """All that was answered, if it is JSON that will end."""
-    content = b""
+    content = bytearray()
     async for piece in answer.pieces:
         content += piece
         if len(content) > _MAX_ANSWER_BYTES:
             raise AnswerError(f"The model's answer is larger than {_MAX_ANSWER_BYTES:,} bytes.")
     if answer.status < 400 and answer.kind != "application/json":
         raise AnswerError("The model's server answered something that is not a chat completion.")
-    return content
+    return bytes(content)
 
 
 async def _passed_on(answer: Forwarded) -> AsyncIterator[bytes]:
