@@ -7,7 +7,10 @@ to do about it. An error that belongs to one comment never travels as an excepti
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ReviewmillError(Exception):
@@ -53,6 +56,20 @@ class ChatError(ReviewmillError):
 
 class InputError(ReviewmillError):
     """An input file cannot be read as comments."""
+
+
+class ColumnError(InputError):
+    """A file has no such column, or it is not clear which of its columns is meant.
+
+    Args:
+        message: see `ReviewmillError`.
+        columns: the columns that it has.
+        hint: see `ReviewmillError`.
+    """
+
+    def __init__(self, message: str, columns: Sequence[str], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.columns = list(columns)
 
 
 class OutputError(ReviewmillError):
@@ -138,6 +155,10 @@ class CacheError(ReviewmillError):
 
 class RunError(ReviewmillError):
     """A run cannot start or continue (another run holds its journal, the journal is damaged, ...)."""
+
+
+class EndpointLostError(RunError):
+    """The endpoint went away in the middle of a run; what was answered is kept, and the run can be continued."""
 
 
 class StoreError(ReviewmillError):
