@@ -10,12 +10,13 @@ from fastapi import APIRouter, FastAPI
 
 from reviewmill._version import __version__
 from reviewmill.server import problems
+from reviewmill.server.routes import chat
 from reviewmill.server.state import Service
 
 if TYPE_CHECKING:
     from reviewmill.settings import Settings
 
-ROUTERS: Final[list[APIRouter]] = []
+ROUTERS: Final[list[APIRouter]] = [chat.router]
 """All routes."""
 
 COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = []
