@@ -176,6 +176,23 @@ def spend(caller: Caller, comments: int) -> None:
         Problem: there is not enough left; nothing was counted.
     """
     allowance = caller.allowance
+    _check_quota(allowance, comments)
+    if allowance.rate is not None:
+        _take(allowance, allowance.rate, comments)
+    allowance.used_today += comments
+
+
+def spend_quota(caller: Caller, comments: int) -> None:
+    """Count a job's comments against the caller's quota; its rate is about single comments, which jobs never delay.
+
+    Raises:
+        Problem: there is not enough left; nothing was counted.
+    """
+    _check_quota(caller.allowance, comments)
+    caller.allowance.used_today += comments
+
+
+def _check_quota(allowance: Allowance, comments: int) -> None:
     if allowance.quota is not None and allowance.used_today + comments > allowance.quota:
         left = max(0, allowance.quota - allowance.used_today)
         raise Problem(
@@ -186,9 +203,6 @@ def spend(caller: Caller, comments: int) -> None:
             "Wait for tomorrow, or ask for a higher quota.",
             retry_after=_seconds_to_midnight(),
         )
-    if allowance.rate is not None:
-        _take(allowance, allowance.rate, comments)
-    allowance.used_today += comments
 
 
 def _take(allowance: Allowance, rate: int, comments: int) -> None:

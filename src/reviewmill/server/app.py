@@ -10,16 +10,16 @@ from fastapi import APIRouter, FastAPI
 
 from reviewmill._version import __version__
 from reviewmill.server import problems
-from reviewmill.server.routes import chat
-from reviewmill.server.state import Service
+from reviewmill.server.routes import chat, jobs
+from reviewmill.server.state import Service, working_on_jobs
 
 if TYPE_CHECKING:
     from reviewmill.settings import Settings
 
-ROUTERS: Final[list[APIRouter]] = [chat.router]
+ROUTERS: Final[list[APIRouter]] = [chat.router, jobs.router]
 """All routes."""
 
-COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = []
+COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = [working_on_jobs]
 """What runs beside the routes for as long as they are served."""
 
 

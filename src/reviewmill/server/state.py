@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,7 @@ from reviewmill.errors import SettingsError, StoreError
 from reviewmill.schema import Analysis, Comment
 from reviewmill.server.access import LOCAL, Caller, Keyring, spend
 from reviewmill.server.engine import EngineRoom
+from reviewmill.server.jobs.room import JobRoom
 from reviewmill.server.ledger import Ledger
 from reviewmill.server.metrics import Metrics
 from reviewmill.server.shield import is_loopback
@@ -62,6 +63,7 @@ class Service:
         keyring: who calls.
         closing: set when the service begins to shut down; long answers (events) end then.
         scrubbers: what else must act when comments are deleted.
+        jobs: long jobs over files; `working_on_jobs` lets it work.
     """
 
     def __init__(self, settings: Settings, store: Store, room: EngineRoom, metrics: Metrics) -> None:
@@ -73,6 +75,7 @@ class Service:
         self.keyring = Keyring(store, settings.service, self.ledger.pending)
         self.closing = asyncio.Event()
         self.scrubbers: list[Scrub] = []
+        self.jobs = JobRoom(store, settings.service, lambda task, keywords: room.pipeline(task, keywords=keywords))
         self._resources = AsyncExitStack()
 
     @classmethod
@@ -132,6 +135,24 @@ class Service:
         if caller.key_id != LOCAL:
             self.ledger.used(caller.key_id, len(comments))
         return analyses
+
+
+@asynccontextmanager
+async def working_on_jobs(service: Service) -> AsyncIterator[None]:
+    """Work on jobs for as long as the service is there, and remove from their results what is deleted."""
+
+    async def scrub(deletion: Deletion) -> int:
+        if deletion.customer_id is None:
+            return await asyncio.to_thread(service.jobs.forget, deletion.jobs, deletion.text_sha256)
+        return await asyncio.to_thread(service.jobs.forget, deletion.jobs, (), {deletion.customer_id})
+
+    await service.jobs.start()
+    service.scrubbers.append(scrub)
+    try:
+        yield
+    finally:
+        service.scrubbers.remove(scrub)
+        await service.jobs.aclose()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

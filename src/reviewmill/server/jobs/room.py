@@ -49,7 +49,6 @@ class JobRoom:
             for number in range(settings.job_workers)
         ]
         self._tasks: list[asyncio.Task[None]] = []
-        self.stopping = False
 
     async def start(self) -> None:
         """Make the folder of jobs, and start working.
@@ -68,7 +67,6 @@ class JobRoom:
 
     async def aclose(self) -> None:
         """Give the jobs in hand back to the queue, and stop."""
-        self.stopping = True
         for worker in self._workers:
             worker.stop()
         if self._tasks:

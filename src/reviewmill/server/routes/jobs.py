@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import PurePath
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import IO, Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -22,7 +23,7 @@ from starlette.responses import StreamingResponse
 
 from reviewmill.batch.write import XLSX_MAX_ROWS
 from reviewmill.errors import ColumnError, IdempotencyConflictError, InputError, OutputError
-from reviewmill.server.access import Caller, require
+from reviewmill.server.access import LOCAL, Caller, require, spend_quota
 from reviewmill.server.jobs.check import Found, Wanted, check
 from reviewmill.server.jobs.events import ENDED, event_id, job_events, public_progress
 from reviewmill.server.jobs.files import JobFiles, kind_of, shown_name
@@ -30,10 +31,8 @@ from reviewmill.server.jobs.intake import Upload, UploadTooLargeError, receive
 from reviewmill.server.jobs.results import MEDIA_TYPES, ResultFormat, ResultGoneError, open_result
 from reviewmill.server.jobs.worker import in_thread
 from reviewmill.server.problems import Fault, Problem, invalid, not_found
+from reviewmill.server.state import Service, service_of
 from reviewmill.store import JobRecord, JobState, new_id
-
-if TYPE_CHECKING:
-    from reviewmill.server.state import Service
 
 router = APIRouter(tags=["jobs"])
 
@@ -202,30 +201,50 @@ async def create_job(
 
     With an `Idempotency-Key`, the same request makes the job once, however often it is sent.
     """
-    service = _service(request)
+    service = service_of(request)
+    with _refusals():
+        arrived = await _receive(service, request, filename)
+        job, created = await in_thread(_queue, service, caller, arrived, idempotency_key)
+    if created:
+        service.jobs.nudge()
+        if caller.key_id != LOCAL:
+            service.ledger.used(caller.key_id, arrived.found.rows)
+    response.status_code = 201 if created else 200
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return _shown(job)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An upload that lies in its folder and was found good."""
+
+    job_id: str
+    upload: Upload
+    asked: Asked
+    task: str
+    kind: str
+    found: Found
+
+
+async def _receive(service: Service, request: Request, filename: str | None) -> Arrived:
+    """Take an upload in, and look at it; nothing is left of one that is refused."""
     limit = service.settings.service.max_upload_bytes
     content_type = _accepted(request.headers, limit)
     job_id = new_id()
     files = service.jobs.files(job_id)
-    with _refusals():
-        try:
-            await in_thread(_make_folder, files)
-            upload = await receive(request.stream(), content_type, files.upload("part"), limit=limit)
-            upload.filename = upload.filename or filename
-            asked = Asked.of(request.query_params, upload.fields)
-            named = await _check_task(service, asked.task)
-            kind = kind_of(upload.filename or "", asked.format, upload.media_type)
-            await in_thread(files.upload("part").rename, files.upload(kind))
-            found = await _looked_at(service, files, kind, upload, asked)
-        except BaseException:
-            await in_thread(files.remove)
-            raise
-        job, created = await in_thread(_queue, service, caller, job_id, upload, asked, named, kind, found, idempotency_key)
-    if created:
-        service.jobs.nudge()
-    response.status_code = 201 if created else 200
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return _shown(job)
+    try:
+        await in_thread(_make_folder, files)
+        upload = await receive(request.stream(), content_type, files.upload("part"), limit=limit)
+        upload.filename = upload.filename or filename
+        asked = Asked.of(request.query_params, upload.fields)
+        task = service.room.task(asked.task).name
+        kind = kind_of(upload.filename or "", asked.format, upload.media_type)
+        await in_thread(files.upload("part").rename, files.upload(kind))
+        found = await _looked_at(service, files, kind, upload, asked)
+    except BaseException:
+        await in_thread(files.remove)
+        raise
+    return Arrived(job_id, upload, asked, task, kind, found)
 
 
 def _accepted(headers: Any, limit: int) -> str:
@@ -267,37 +286,31 @@ async def _looked_at(service: Service, files: JobFiles, kind: str, upload: Uploa
     return await check(wanted, shown=shown_name(upload.filename))
 
 
-def _queue(
-    service: Service,
-    caller: Caller,
-    job_id: str,
-    upload: Upload,
-    asked: Asked,
-    task: str,
-    kind: str,
-    found: Found,
-    key: str | None,
-) -> tuple[JobRecord, bool]:
+def _queue(service: Service, caller: Caller, arrived: Arrived, key: str | None) -> tuple[JobRecord, bool]:
     """Make it a job; or, where it is one already, or must not be, remove what came. In one thread, so whole or not."""
-    created = False
+    upload, found = arrived.upload, arrived.found
+    created = spent = False
     try:
+        spend_quota(caller, found.rows)
+        spent = True
         job, created = service.store.jobs.create(
             caller.key_id,
-            job_id=job_id,
-            task=task,
+            job_id=arrived.job_id,
+            task=arrived.task,
             filename=shown_name(upload.filename),
-            format=kind,
+            format=arrived.kind,
             text_column=found.text_column,
             id_column=found.id_column,
             size=upload.size,
             sha256=upload.sha256,
             idempotency_key=key,
-            options={"rows": found.rows, "keywords": asked.keywords, "customer": found.customer_column},
+            options={"rows": found.rows, "keywords": arrived.asked.keywords, "customer": found.customer_column},
         )
         return job, created
     finally:
         if not created:
-            service.jobs.files(job_id).remove()
+            caller.allowance.used_today -= found.rows if spent else 0
+            service.jobs.files(arrived.job_id).remove()
 
 
 @contextmanager
@@ -340,7 +353,7 @@ async def list_jobs(
 ) -> JobList:
     """One page."""
     jobs, following = await asyncio.to_thread(
-        _service(request).store.jobs.list, caller.sees, cursor=cursor, limit=limit
+        service_of(request).store.jobs.list, caller.sees, cursor=cursor, limit=limit
     )
     return JobList(jobs=[_shown(job) for job in jobs], next_cursor=following)
 
@@ -367,13 +380,11 @@ async def follow_job(
     last_event_id: Annotated[str | None, Header(max_length=100)] = None,
 ) -> Response:
     """Events `progress` and `state`; who comes back with `Last-Event-ID` is told only what is newer."""
-    service = _service(request)
+    service = service_of(request)
     job = await _job(request, caller, job_id)
     if job.state in ENDED and last_event_id == event_id(job):
         return Response(status_code=204)  # a browser's EventSource then comes back no more
-    events = job_events(
-        lambda: service.store.jobs.get(job_id), last_id=last_event_id, stopping=lambda: service.jobs.stopping
-    )
+    events = job_events(lambda: service.store.jobs.get(job_id), last_id=last_event_id, stopping=service.closing.is_set)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
@@ -394,10 +405,13 @@ async def follow_job(
     },
 )
 async def get_result(
-    request: Request, caller: JobCaller, job_id: str, format: ResultFormat = "csv"  # noqa: A002
+    request: Request,
+    caller: JobCaller,
+    job_id: str,
+    format: ResultFormat = "csv",  # noqa: A002
 ) -> Response:
     """All rows of the upload in their order, with the result's columns. What failed is in the rows."""
-    service = _service(request)
+    service = service_of(request)
     job = await _job(request, caller, job_id)
     if job.state != "done":
         raise Problem(
@@ -456,7 +470,7 @@ async def _blocks(handle: IO[bytes]) -> AsyncIterator[bytes]:
 @router.post("/v1/jobs/{job_id}/cancel", summary="Stop a job")
 async def cancel_job(request: Request, caller: JobCaller, job_id: str) -> Job:
     """A job that has ended stays as it is."""
-    service = _service(request)
+    service = service_of(request)
     before = await _job(request, caller, job_id)
     job = await asyncio.to_thread(service.store.jobs.cancel, job_id)
     if job is None:
@@ -469,29 +483,13 @@ async def cancel_job(request: Request, caller: JobCaller, job_id: str) -> Job:
 @router.delete("/v1/jobs/{job_id}", status_code=204, summary="Delete a job, its upload and its result")
 async def delete_job(request: Request, caller: JobCaller, job_id: str) -> Response:
     """It is stopped if it runs. A line in the audit says that it was there."""
-    service = _service(request)
     job = await _job(request, caller, job_id)
-    await in_thread(_delete, service, job, caller.key_id)
+    await in_thread(partial(service_of(request).jobs.delete, job, actor=caller.key_id))
     return Response(status_code=204)
 
 
-def _delete(service: Service, job: JobRecord, actor: str) -> None:
-    service.jobs.delete(job, actor=actor)
-
-
 async def _job(request: Request, caller: Caller, job_id: str) -> JobRecord:
-    job = await asyncio.to_thread(_service(request).store.jobs.get, job_id)
+    job = await asyncio.to_thread(service_of(request).store.jobs.get, job_id)
     if job is None or caller.sees not in {None, job.owner}:
         raise not_found("job with this id")
     return job
-
-
-async def _check_task(service: Service, name: str | None) -> str:
-    """The task's name, if it is one that is served."""
-    task = await asyncio.to_thread(service.room.task, name)
-    return task.name
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
