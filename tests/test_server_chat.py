@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -35,9 +37,8 @@ class Serving:
 
     def __init__(self, folder: Path, stub: StubEndpoint, **changes: Any) -> None:
         service = {"no_auth": True, "data_dir": folder / "data", **changes.pop("service", {})}
-        self.settings = load_settings(
-            endpoint=stub.url, cache_dir=folder, cache="none", attempts=1, service=service, **changes
-        )
+        base = {"endpoint": stub.url, "cache_dir": folder, "cache": "none", "attempts": 1, "service": service}
+        self.settings = load_settings(**(base | changes))
         self.stub = stub
         self.port = free_port()
         self.app = create_app(self.settings)
@@ -136,6 +137,35 @@ def test_another_task_and_only_the_last_message(service) -> None:
     answer = service.client.chat.completions.create(model="reviewmill-emotion", messages=history)
     assert "**喜悦**" in answer.choices[0].message.content
     assert "太差" not in service.stub.asked
+
+
+def test_a_long_message_gets_a_table_and_a_link_to_the_whole_file(tmp_path, stub) -> None:
+    with serving(tmp_path, stub, cache="sqlite") as service:
+        comments = [f"第{n}条很好" for n in range(201)]
+        text = service.text("\n".join(comments))
+        assert "\n| 200 | " in text
+        assert "\n| 201 | " not in text
+        link = re.search(r"\[完整文件\]\(<(http://[^>]+)>\)", text)
+        assert link
+        eventually(lambda: httpx2.get(link[1]).status_code == 200, 20)
+        rows = list(csv.DictReader(httpx2.get(link[1]).text.lstrip("\ufeff").splitlines()))
+        assert [row["comment"] for row in rows] == comments
+        assert {row["sentiment"] for row in rows} == {"positive"}
+        assert {row["route"] for row in rows} == {"cache"}
+        assert max(stub.asked.values()) == 1
+
+
+def test_who_could_not_fetch_the_file_gets_no_half_table(tmp_path, stub) -> None:
+    with serving(tmp_path, stub, service={"no_auth": False}) as service:
+        _, key = service.app.state.service.store.keys.create("k", ["analyse"])
+        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key=key, max_retries=0)
+        messages: Any = [{"role": "user", "content": "好\n" * 201}]
+        with pytest.raises(openai.BadRequestError, match="scope jobs"):
+            client.chat.completions.create(model=SENTIMENT, messages=messages)
+        assert not asked(stub)
+        wanted: Any = {"type": "json_object"}
+        answer = client.chat.completions.create(model=SENTIMENT, messages=messages, response_format=wanted)
+        assert len(json.loads(answer.choices[0].message.content or "")["results"]) == 201
 
 
 class Review(BaseModel):

@@ -45,7 +45,6 @@ def row(text: str, **fields: object) -> Analysis:
         (b'{"model": 3}', "model"),
         (b'{"model": ""}', "model"),
         (b'{"model": "m", "stream": "yes"}', "stream"),
-        (b'{"model": "m", "stream_options": {"include_usage": true}}', "stream_options"),
         (b'{"model": "m", "stream": true, "stream_options": 3}', "stream_options"),
         (b'{"model": "m", "stream": true, "stream_options": {"include_usage": 1}}', "stream_options"),
     ],

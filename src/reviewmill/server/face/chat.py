@@ -57,8 +57,6 @@ def read_request(content: bytes) -> ChatRequest:
         )
     if not isinstance(stream, bool | None):
         raise ChatError("`stream` must be true or false.", param="stream", code="invalid_type")
-    if options is not None and not stream:
-        raise ChatError("`stream_options` goes with `stream: true` only.", param="stream_options")
     usage = options.get("include_usage") if isinstance(options, dict) else None
     if not isinstance(options, dict | None) or not isinstance(usage, bool | None):
         raise ChatError('`stream_options` must be {"include_usage": true} or so.', param="stream_options")

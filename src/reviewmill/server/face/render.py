@@ -208,7 +208,7 @@ def render_many(analyses: Sequence[Analysis], task: Task, *, link: str | None = 
     if len(analyses) > MAX_ROWS:
         lines += ["", words.more.format(shown=MAX_ROWS, all=len(analyses))]
     if link is not None:
-        lines += ["", f"[{words.whole_file}]({link})"]
+        lines += ["", f"[{words.whole_file}](<{link}>)"]
     return "\n".join(lines) + "\n"
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -30,6 +31,8 @@ from reviewmill.server.face.chat import (
 from reviewmill.server.face.faults import OpenAIRoute, failed, told, told_by_server
 from reviewmill.server.face.messages import background_answer, comments_in, last_user_text
 from reviewmill.server.face.presence import Events, end, while_present
+from reviewmill.server.face.render import MAX_ROWS
+from reviewmill.server.face.whole_file import keep_as_job
 from reviewmill.server.problems import Problem
 from reviewmill.server.state import Service, service_of
 
@@ -44,12 +47,91 @@ _PATIENCE_S: Final = 2.0
 """A stream begins after so many seconds at the latest; what fails before has an HTTP status of its own."""
 
 _WAITING_EVERY_S: Final = 10.0
+_PLAIN_URL: Final = re.compile(r"https?://[A-Za-z0-9.:\[\]/_~%-]+")
 _MAX_ANSWER_BYTES: Final = 16_000_000
 
 router = APIRouter(route_class=OpenAIRoute, tags=["OpenAI-compatible"])
 
 
-@router.post("/v1/chat/completions")
+_EXAMPLE: Final[dict[str, Any]] = {
+    "model": "reviewmill-sentiment",
+    "messages": [{"role": "user", "content": "这个手机拍照太差了，根本不像宣传那样清晰。"}],
+    "response_format": {"type": "json_object"},
+}
+_BODY: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "description": "As OpenAI's; what makes no difference here (temperature, ...) is not looked at.",
+    "properties": {
+        "model": {"type": "string", "minLength": 1, "description": "`reviewmill-<task>`, or the raw model's own name"},
+        "messages": {
+            "type": "array",
+            "minItems": 1,
+            "description": "the last one of the user counts: one comment, or one a line (several, if fenced)",
+            "items": {
+                "type": "object",
+                "required": ["role"],
+                "properties": {
+                    "role": {"type": "string"},
+                    "content": {"description": 'a text, or a list of parts {"type": "text", "text": "…"}'},
+                },
+            },
+        },
+        "stream": {"type": ["boolean", "null"], "description": "whether to answer with server-sent events"},
+        "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]}}},
+        "n": {"enum": [1, None], "description": "there is one answer"},
+        "response_format": {
+            "description": "`json_object` or `json_schema` for JSON: {sentiment, confidence, keywords, original_text}, "
+            "for several comments {results: […]}; else Markdown"
+        },
+    },
+}
+_ERROR: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The answer, whole or as events.",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    },
+    "default": {
+        "description": "An error in OpenAI's shape; a problem document where the request did not come as far as here.",
+        "content": {
+            "application/json": {"schema": _ERROR},
+            "application/problem+json": {"schema": {"type": "object"}},
+        },
+    },
+}
+
+
+@router.post(
+    "/v1/chat/completions",
+    summary="Analyse comments, or ask the raw model, as OpenAI's API",
+    response_class=Response,
+    responses=_RESPONSES,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _BODY, "example": _EXAMPLE}},
+        }
+    },
+)
 async def chat_completions(request: Request, caller: Annotated[Caller, Depends(require("analyse"))]) -> Response:
     """Answer like OpenAI's chat completions.
 
@@ -81,7 +163,10 @@ async def _answered(service: Service, caller: Caller, request: Request, wanted: 
     envelope = Envelope(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), wanted.model)
     if aside is None:
         comments = comments_in(text, service.settings.service.max_comments)
-        work = _answer(service, caller, comments, task, form)
+        check_form(len(comments), form)
+        base = _base_url(service, request)
+        _check_rows(len(comments), form, caller)
+        work = _answer(service, caller, comments, task, form, base)
     else:
         work = _at_once(aside)
     answer = asyncio.ensure_future(work)
@@ -97,12 +182,33 @@ async def _at_once(text: str) -> str:
     return text
 
 
-async def _answer(service: Service, caller: Caller, comments: list[str], task: Task, form: Form) -> str:
-    check_form(len(comments), form)
+async def _answer(service: Service, caller: Caller, comments: list[str], task: Task, form: Form, base_url: str) -> str:
     analyses = await service.analyse(caller, [Comment(comment) for comment in comments], task.name)
     if len(analyses) == 1 and analyses[0]["error"] is not None:
         raise failed(analyses[0]["error"])
-    return answer_text(analyses, task, form)
+    link = None
+    if form == "markdown" and len(analyses) > MAX_ROWS:
+        job = await asyncio.to_thread(keep_as_job, service, caller.key_id, comments, task)
+        service.jobs.nudge()
+        link = f"{base_url}/v1/jobs/{job.id}/result?format=csv"
+    return answer_text(analyses, task, form, link=link)
+
+
+def _check_rows(comments: int, form: Form, caller: Caller) -> None:
+    """Refuse, before any work, a table whose whole file the caller could not fetch."""
+    if form == "markdown" and comments > MAX_ROWS and caller.scopes.isdisjoint({"jobs", "admin"}):
+        raise ChatError(
+            f"A table has at most {MAX_ROWS} rows, and the message holds {comments} comments.",
+            param="messages",
+            code="too_many_comments",
+            hint="The others would be in a file, for which this key lacks the scope jobs. Send fewer, or ask for JSON.",
+        )
+
+
+def _base_url(service: Service, request: Request) -> str:
+    """What the caller calls this service; nothing, for links that begin with a slash, where the name is odd."""
+    base = (service.settings.service.public_url or str(request.base_url)).rstrip("/")
+    return base if _PLAIN_URL.fullmatch(base) else ""
 
 
 async def _events(envelope: Envelope, answer: asyncio.Future[str], *, include_usage: bool) -> AsyncIterator[bytes]:
