@@ -263,6 +263,7 @@ def test_nothing_to_judge_is_said_without_asking(service) -> None:
     assert "**无可判断**：平台的默认文字" in service.text("此用户没有填写评价。")
     empty = json.loads(service.text("！！！", response_format={"type": "json_object"}))
     assert empty == {"sentiment": None, "confidence": None, "keywords": [], "original_text": "！！！"}
+    assert service.text(" \n ") == "**nothing to judge**: the comment is empty\n"
     assert not asked(service.stub)
 
 
@@ -292,7 +293,7 @@ def test_unknown_models(service) -> None:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user", "content": "  "}]}, "messages"),
+        ({"messages": [{"role": "system", "content": "Be kind."}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.[0].content.[0]"),
         ({"messages": [{"role": "user", "content": "好\n" * 257}]}, "messages"),
     ],

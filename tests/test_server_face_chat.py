@@ -76,7 +76,7 @@ def schema(**properties: object) -> dict[str, object]:
         ({"response_format": {"type": "json_object"}}, "json"),
         (schema(sentiment={}, confidence={}), "one"),
         (schema(results={}), "results"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}, "json"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}, "json"),
     ],
 )
 def test_the_form_that_is_wanted(body, form) -> None:
@@ -88,6 +88,7 @@ def test_the_form_that_is_wanted(body, form) -> None:
     [
         ({"n": 2}, "n"),
         ({"n": "1"}, "n"),
+        ({"n": True}, "n"),
         ({"n": [1]}, "n"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
@@ -95,7 +96,17 @@ def test_the_form_that_is_wanted(body, form) -> None:
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": ["json_object"]}}, "response_format"),
         ({"response_format": "json"}, "response_format"),
+        ({"response_format": {}}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array"}}}},
+            "response_format",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"required": 3}}}},
+            "response_format",
+        ),
         (schema(emotion={}), "response_format"),
         (schema(stars={}, sentiment={}), "response_format"),
     ],

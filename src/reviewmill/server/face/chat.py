@@ -72,52 +72,52 @@ def wanted_form(body: Mapping[str, Any], task: Task) -> Form:
     Raises:
         ChatError: more than one answer, a tool call, sound or a form that does not exist is wanted.
     """
-    if body.get("n") not in (None, 1):
+    if body.get("n") not in (None, 1) or body.get("n") is True:
         raise ChatError("There is one answer: `n` must be 1.", param="n", code="unsupported_value")
     if body.get("tool_choice") not in (None, "none", "auto") or body.get("function_call") not in (None, "none", "auto"):
         raise ChatError("This model calls no tools.", param="tool_choice", code="unsupported_value")
     if body.get("modalities") not in (None, ["text"]):
         raise ChatError("This model answers with text only.", param="modalities", code="unsupported_value")
     wanted = body.get("response_format")
-    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
-    if kind in (None, "text"):
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if wanted is None or kind == "text":
         return "markdown"
     if kind == "json_object":
         return "json"
-    if kind == "json_schema" and isinstance(wanted, dict):
-        return _form_of_schema(wanted, task)
-    raise ChatError(
-        "`response_format` must have the type text, json_object or json_schema.",
-        param="response_format",
-        code="unsupported_value",
-    )
+    if kind == "json_schema":
+        return _form_of_schema(_schema(wanted.get("json_schema")), task)
+    raise _refused("`response_format` must have the type text, json_object or json_schema.")
 
 
-def _form_of_schema(wanted: Mapping[str, Any], task: Task) -> Form:
-    """The form whose fields a schema asks for. Their values are as they are, whatever more the schema says."""
-    given = wanted.get("json_schema")
-    schema = given.get("schema") if isinstance(given, dict) else None
+def _refused(message: str, hint: str | None = None) -> ChatError:
+    return ChatError(message, param="response_format", code="unsupported_value", hint=hint)
+
+
+def _schema(given: Any) -> dict[str, Any]:
+    """The schema of an object that is given with a name."""
+    schema = given.get("schema") if isinstance(given, dict) and isinstance(given.get("name"), str) else None
     if not isinstance(schema, dict):
-        raise ChatError(
-            "`response_format.json_schema` has no schema.", param="response_format", code="missing_required_parameter"
-        )
-    asked = {str(name) for part in ("properties", "required") for name in _names(schema.get(part))}
+        raise _refused("`response_format.json_schema` must have a name and a schema.")
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    named = isinstance(required, list) and all(isinstance(name, str) for name in required)
+    if schema.get("type", "object") != "object" or not isinstance(properties, dict) or not named:
+        raise _refused("The schema must be that of an object.")
+    return schema
+
+
+def _form_of_schema(schema: Mapping[str, Any], task: Task) -> Form:
+    """The form whose fields a schema asks for. Their values are as they are, whatever more the schema says."""
     one = {task.name, "confidence", "keywords", "original_text"}
-    if "results" in asked:
-        return "results"
-    required = {str(name) for name in _names(schema.get("required"))}
-    if required <= one:
-        return "one" if asked else "json"
-    raise ChatError(
-        f"The schema requires {', '.join(sorted(map(ascii, required - one)))}, which an answer does not have.",
-        param="response_format",
-        code="unsupported_value",
-        hint=f"For one comment it has {', '.join(sorted(one))}; for several, a list of such under `results`.",
-    )
-
-
-def _names(part: Any) -> Sequence[Any]:
-    return list(part) if isinstance(part, dict | list) else []
+    properties, required = set(schema.get("properties", {})), set(schema.get("required", []))
+    wanted: Form = "results" if "results" in properties | required else "one" if properties | required else "json"
+    missing = required - ({"results"} if wanted == "results" else one)
+    if missing:
+        names = ", ".join(f"{name[:40]!a}" for name in sorted(missing)[:10])
+        raise _refused(
+            f"The schema requires {names}, which an answer does not have.",
+            f"For one comment it has {', '.join(sorted(one))}; for several, a list of such under `results`.",
+        )
+    return wanted
 
 
 def check_form(comments: int, form: Form) -> None:

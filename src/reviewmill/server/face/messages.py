@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from reviewmill.errors import ChatError
+
+ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 
 BACKGROUND_MARK: Final = "### Task:"
 """How Open WebUI's own calls begin: titles, tags, follow-ups, search queries, completions, attached documents."""
@@ -46,25 +48,31 @@ def last_user_text(messages: Any) -> str:
     Raises:
         ChatError: there is none, or it holds something that is not text.
     """
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+    if not isinstance(messages, list) or not messages:
         raise ChatError("`messages` must be a list with at least one message.", param="messages")
-    for number in range(len(messages) - 1, -1, -1):
-        message = messages[number]
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise ChatError(f"Message {number} is not an object with a role.", param=f"messages.[{number}]")
-        if message["role"] == "user":
-            return _content(message.get("content"), f"messages.[{number}].content")
-    raise ChatError(
-        "No message has the role `user`.", param="messages", hint="The last message of the user is what is analysed."
-    )
-
-
-def _content(content: Any, param: str) -> str:
+    roles = [_role(message, f"messages.[{number}]") for number, message in enumerate(messages)]
+    if "user" not in roles:
+        raise ChatError(
+            "No message has the role `user`.",
+            param="messages",
+            hint="The last message of the user is what is analysed.",
+        )
+    last = len(roles) - 1 - roles[::-1].index("user")
+    content, param = messages[last]["content"], f"messages.[{last}].content"
     if isinstance(content, str):
         return content
-    if not isinstance(content, Sequence) or not content:
-        raise ChatError("The user's message has no content.", param=param)
     return "\n".join(_part(part, f"{param}.[{number}]") for number, part in enumerate(content))
+
+
+def _role(message: Any, param: str) -> str:
+    """The role of a well-formed message. What one before the last holds (pictures, ...) makes no difference."""
+    role = message.get("role") if isinstance(message, Mapping) else None
+    if not isinstance(message, Mapping) or not isinstance(role, str) or role not in ROLES:
+        raise ChatError(f"A message must be an object with a role: {', '.join(ROLES)}.", param=param)
+    content = message.get("content")
+    if role == "user" and not (isinstance(content, str) or (isinstance(content, list) and content)):
+        raise ChatError("The user's message has no content.", param=f"{param}.content")
+    return role
 
 
 def _part(part: Any, param: str) -> str:
@@ -83,15 +91,14 @@ def comments_in(text: str, most: int) -> list[str]:
         most: how many comments one message may hold.
 
     Returns:
-        At least one comment, in order.
+        At least one comment, in order; a message of which nothing is left is one comment, in which there is nothing
+        to judge.
 
     Raises:
-        ChatError: the message is blank, or holds more.
+        ChatError: the message holds more.
     """
     whole = _one_quotation(text)
     found = [whole] if whole is not None else _divided(_LINE_END.split(text))
-    if not found:
-        raise ChatError("The user's last message is blank.", param="messages", hint="Write a comment, or one a line.")
     if len(found) > most:
         raise ChatError(
             f"The message holds {len(found):,} comments (one a line); at most {most:,} can be answered at once.",
@@ -99,7 +106,7 @@ def comments_in(text: str, most: int) -> list[str]:
             code="too_many_comments",
             hint="Send the file to POST /v1/jobs, which takes any number of rows.",
         )
-    return found
+    return found or [text]
 
 
 def _one_quotation(text: str) -> str | None:

@@ -58,6 +58,37 @@ _EXAMPLE: Final[dict[str, Any]] = {
     "messages": [{"role": "user", "content": "这个手机拍照太差了，根本不像宣传那样清晰。"}],
     "response_format": {"type": "json_object"},
 }
+_PART: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+}
+_MESSAGE: Final[dict[str, Any]] = {
+    "anyOf": [
+        {
+            "type": "object",
+            "required": ["role", "content"],
+            "properties": {
+                "role": {"const": "user"},
+                "content": {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": _PART}]},
+            },
+        },
+        {
+            "type": "object",
+            "required": ["role"],
+            "properties": {"role": {"enum": ["system", "developer", "assistant", "tool", "function"]}},
+        },
+    ]
+}
+_SCHEMA_OF_ANSWER: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "whose fields must be those of the answer: the task's name, or `results` for several comments, ...",
+    "properties": {
+        "type": {"const": "object"},
+        "properties": {"type": "object"},
+        "required": {"type": "array", "items": {"enum": ["confidence", "keywords", "original_text"]}},
+    },
+}
 _BODY: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["model", "messages"],
@@ -68,21 +99,34 @@ _BODY: Final[dict[str, Any]] = {
             "type": "array",
             "minItems": 1,
             "description": "the last one of the user counts: one comment, or one a line (several, if fenced)",
-            "items": {
-                "type": "object",
-                "required": ["role"],
-                "properties": {
-                    "role": {"type": "string"},
-                    "content": {"description": 'a text, or a list of parts {"type": "text", "text": "…"}'},
-                },
-            },
+            "items": _MESSAGE,
+            "contains": {"properties": {"role": {"const": "user"}}},
         },
         "stream": {"type": ["boolean", "null"], "description": "whether to answer with server-sent events"},
         "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]}}},
         "n": {"enum": [1, None], "description": "there is one answer"},
+        "tool_choice": {"enum": ["none", "auto", None], "description": "no tools are called"},
+        "function_call": {"enum": ["none", "auto", None], "description": "likewise"},
+        "modalities": {"enum": [["text"], None]},
         "response_format": {
             "description": "`json_object` or `json_schema` for JSON: {sentiment, confidence, keywords, original_text}, "
-            "for several comments {results: […]}; else Markdown"
+            "for several comments {results: […]}; else Markdown",
+            "anyOf": [
+                {"type": "null"},
+                {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "json_object"]}}},
+                {
+                    "type": "object",
+                    "required": ["type", "json_schema"],
+                    "properties": {
+                        "type": {"const": "json_schema"},
+                        "json_schema": {
+                            "type": "object",
+                            "required": ["name", "schema"],
+                            "properties": {"name": {"type": "string"}, "schema": _SCHEMA_OF_ANSWER},
+                        },
+                    },
+                },
+            ],
         },
     },
 }
@@ -107,7 +151,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "description": "The answer, whole or as events.",
         "content": {
             "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}},
         },
     },
     "default": {
