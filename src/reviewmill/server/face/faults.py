@@ -16,7 +16,6 @@ from fastapi.routing import APIRoute
 from reviewmill.errors import ChatError, ReviewmillError
 from reviewmill.schema import ErrorInfo
 from reviewmill.server.face.chat import error_body, json_bytes
-from reviewmill.server.face.presence import ClientLeftError
 from reviewmill.server.problems import RETRY_AFTER_S, Problem, as_problem, bad_request, faults
 
 _TYPES: Final = {
@@ -29,8 +28,6 @@ _TOO_LONG: Final = frozenset({"comment_too_long", "context_overflow"})
 _STATUS: Final = {"endpoint_timeout": 504, "endpoint_unreachable": 503, "endpoint_error": 503}
 _PASSED_ON: Final = frozenset({400, 404, 413, 422, 429})
 _MESSAGE_CHARS: Final = 2_000
-_CLIENT_LEFT: Final = 499
-"""What nginx calls a client that closed the connection; nobody but the log sees it."""
 
 
 class OpenAIRoute(APIRoute):
@@ -45,8 +42,6 @@ class OpenAIRoute(APIRoute):
                 return await handle(request)
             except (Problem, ReviewmillError, RequestValidationError) as error:
                 return error_response(error)
-            except ClientLeftError:
-                return Response(status_code=_CLIENT_LEFT)
 
         return handled
 

@@ -1,49 +1,34 @@
-"""Work that ends when the client leaves: neither a place in the line nor the model is kept for nobody."""
+"""Work that ends when the client leaves, also where the answer is sent in pieces and the work may outlive its route."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-T = TypeVar("T")
+from reviewmill.server.hangup import while_connected
 
 
-class ClientLeftError(Exception):
-    """The client closed the connection; there is nobody to answer."""
-
-
-async def while_present(request: Request, work: asyncio.Future[T], *, seconds: float | None = None) -> bool:
-    """Wait for work whose request has been read, as long as its client is there; whoever leaves cancels it.
+async def await_present(request: Request, work: asyncio.Future[Any], *, seconds: float | None = None) -> None:
+    """Wait for work, which is cancelled if its client hangs up.
 
     Args:
-        request: the request.
+        request: the request; its body must have been read.
         work: the work, begun already.
         seconds: how long to wait; None: until it is done.
 
-    Returns:
-        Whether it is done.
-
     Raises:
-        ClientLeftError: the client has left.
+        Problem: the client hung up.
     """
-    leaving = asyncio.ensure_future(_left(request))
-    watched: set[asyncio.Future[Any]] = {work, leaving}
-    wanted = False
     try:
-        await asyncio.wait(watched, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        wanted = work.done() or not leaving.done()
-    finally:
-        leaving.cancel()
-        if not wanted:
-            await end(work)
-    if not wanted:
-        raise ClientLeftError
-    return work.done()
+        await while_connected(request, asyncio.wait({work}, timeout=seconds))
+    except BaseException:
+        await end(work)
+        raise
 
 
 async def end(work: asyncio.Future[Any]) -> None:
@@ -52,11 +37,6 @@ async def end(work: asyncio.Future[Any]) -> None:
     await asyncio.wait({work})
     if not work.cancelled():
         work.exception()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 class Events(StreamingResponse):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from reviewmill.errors import AnswerError, ChatError, EndpointError, ReviewmillError
 from reviewmill.schema import Comment
-from reviewmill.server.access import LOCAL, Caller, require, spend
+from reviewmill.server.access import LOCAL, Analyst, Caller, spend
 from reviewmill.server.face.chat import (
     DONE,
     WAITING,
@@ -30,18 +31,16 @@ from reviewmill.server.face.chat import (
 )
 from reviewmill.server.face.faults import OpenAIRoute, failed, told, told_by_server
 from reviewmill.server.face.messages import background_answer, comments_in, last_user_text
-from reviewmill.server.face.presence import Events, end, while_present
+from reviewmill.server.face.presence import Events, await_present, end
 from reviewmill.server.face.render import MAX_ROWS
 from reviewmill.server.face.whole_file import keep_as_job
 from reviewmill.server.problems import Problem
+from reviewmill.server.routes.models import PREFIX
 from reviewmill.server.state import Service, service_of
 
 if TYPE_CHECKING:
     from reviewmill.endpoints.client import Forwarded
     from reviewmill.tasks import Task
-
-MODEL_PREFIX: Final = "reviewmill-"
-"""A task's name as a model is this and the task's name."""
 
 _PATIENCE_S: Final = 2.0
 """A stream begins after so many seconds at the latest; what fails before has an HTTP status of its own."""
@@ -49,6 +48,8 @@ _PATIENCE_S: Final = 2.0
 _WAITING_EVERY_S: Final = 10.0
 _PLAIN_URL: Final = re.compile(r"https?://[A-Za-z0-9.:\[\]/_~%-]+")
 _MAX_ANSWER_BYTES: Final = 16_000_000
+
+log = logging.getLogger("reviewmill.server")
 
 router = APIRouter(route_class=OpenAIRoute, tags=["OpenAI-compatible"])
 
@@ -176,7 +177,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         }
     },
 )
-async def chat_completions(request: Request, caller: Annotated[Caller, Depends(require("analyse"))]) -> Response:
+async def chat_completions(request: Request, caller: Analyst) -> Response:
     """Answer like OpenAI's chat completions.
 
     The model `reviewmill-<task>` analyses the last user message: one comment, or one comment a line. Any other model
@@ -184,8 +185,8 @@ async def chat_completions(request: Request, caller: Annotated[Caller, Depends(r
     """
     service = service_of(request)
     wanted = read_request(await request.body())
-    task = service.room.tasks().get(wanted.model.removeprefix(MODEL_PREFIX))
-    if task is not None and wanted.model.startswith(MODEL_PREFIX):
+    task = service.room.tasks().get(wanted.model.removeprefix(PREFIX))
+    if task is not None and wanted.model.startswith(PREFIX):
         return await _answered(service, caller, request, wanted, task)
     if wanted.model == await _raw_model(service):
         return await _forwarded(service, caller, request, wanted)
@@ -210,14 +211,17 @@ async def _answered(service: Service, caller: Caller, request: Request, wanted: 
         check_form(len(comments), form)
         base = _base_url(service, request)
         _check_rows(len(comments), form, caller)
+        if service.settings.service.log_texts:
+            log.info("Comments to analyse.", extra={"comments": comments})
         work = _answer(service, caller, comments, task, form, base)
     else:
         work = _at_once(aside)
     answer = asyncio.ensure_future(work)
     if not wanted.stream:
-        await while_present(request, answer)
+        await await_present(request, answer)
         return Response(json_bytes(envelope.whole(answer.result())), media_type="application/json")
-    if await while_present(request, answer, seconds=_PATIENCE_S):
+    await await_present(request, answer, seconds=_PATIENCE_S)
+    if answer.done():
         answer.result()  # what failed has a status of its own
     return Events(_events(envelope, answer, include_usage=wanted.include_usage), lambda: end(answer))
 
@@ -288,12 +292,12 @@ async def _forwarded(service: Service, caller: Caller, request: Request, wanted:
     held = AsyncExitStack()
     opening = asyncio.ensure_future(_open(service, wanted, held))
     try:
-        await while_present(request, opening)
+        await await_present(request, opening)
         answer = opening.result()
         if answer.status < 400 and answer.kind == "text/event-stream":
             return Events(_passed_on(answer), held.aclose)
         reading = asyncio.ensure_future(_whole(answer))
-        await while_present(request, reading)
+        await await_present(request, reading)
         content = reading.result()
     except BaseException:
         await held.aclose()
