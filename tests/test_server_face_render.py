@@ -163,6 +163,16 @@ def test_each_nasty_comment_alone(text) -> None:
     assert seen(quoted(render_one(analysis(text)))) == looked(text)
 
 
+# Unicode Standard Annex 9, table 4 (explicit directional formatting), and control characters.
+TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]|[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@given(st.text(st.characters(), max_size=60) | TEXTS)
+@example("a\u202ecb\u2069a\u200f\u061c\u0085\ud800")
+def test_nothing_turns_the_order_of_reading(text) -> None:
+    assert not TURNING.search(render_one(analysis(text)) + render_many([analysis(text)] * 2, SENTIMENT))
+
+
 @settings(max_examples=400)
 @given(TEXTS, st.data())
 def test_keywords_are_bold_wherever_they_stand(text, data) -> None:
