@@ -323,6 +323,7 @@ _MEANINGS: Final = {
     502: "The model's endpoint gave no usable answer.",
     503: "Something that the service needs cannot be used now.",
     504: "The model's endpoint was silent for too long.",
+    507: "The service's disk is full.",
 }
 _ALWAYS: Final = (400, 401, 403, 405, 408, 413, 422, 429, 500, 503)
 

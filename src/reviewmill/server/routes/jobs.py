@@ -18,7 +18,7 @@ from typing import IO, Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
 from reviewmill.batch.write import XLSX_MAX_ROWS
@@ -31,13 +31,11 @@ from reviewmill.server.jobs.intake import Upload, UploadTooLargeError, receive
 from reviewmill.server.jobs.results import MEDIA_TYPES, ResultFormat, ResultGoneError, open_result
 from reviewmill.server.jobs.worker import in_thread
 from reviewmill.server.problems import Fault, Problem, invalid, not_found
+from reviewmill.server.schemas import Cursor, problem_responses
 from reviewmill.server.state import Service, service_of
 from reviewmill.store import JobRecord, JobState, new_id
 
 router = APIRouter(tags=["jobs"])
-
-FORM_OVERHEAD: Final = 1_000_000
-"""Bytes of a form beside the file in it."""
 
 _BLOCK: Final = 1 << 18
 _COLUMNS_SHOWN: Final = 100
@@ -49,8 +47,36 @@ T = TypeVar("T")
 # --- what goes over the wire ------------------------------------------------------------------------------------------
 
 
+_JOB_EXAMPLE: Final[dict[str, Any]] = {
+    "id": "01a20f18-5fe0-7ded-b5c6-0bc76b005312",
+    "state": "done",
+    "owner": "local",
+    "task": "sentiment",
+    "filename": "comments.csv",
+    "format": "csv",
+    "text_column": "评论",
+    "id_column": "编号",
+    "size": 52113,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "rows": 1000,
+    "progress": {"phase": "write", "rows": 1000, "rows_total": 1000, "distinct": 912, "done": 912, "waiting": None},
+    "summary": {
+        "rows": 1000,
+        "labels": {"positive": 700, "negative": 300},
+        "shares": {"positive": 0.7, "negative": 0.3},
+    },
+    "error": None,
+    "created_at": "2026-01-05T08:30:00Z",
+    "started_at": "2026-01-05T08:30:01Z",
+    "finished_at": "2026-01-05T08:41:17Z",
+    "links": {"self": "/v1/jobs/01a20f18-5fe0-7ded-b5c6-0bc76b005312"},
+}
+
+
 class Job(BaseModel):
     """A job. Times are in UTC."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_JOB_EXAMPLE]})
 
     id: str
     state: JobState
@@ -72,10 +98,10 @@ class Job(BaseModel):
     links: dict[str, str]
 
 
-class JobList(BaseModel):
+class JobPage(BaseModel):
     """One page of jobs, newest first."""
 
-    jobs: list[Job]
+    items: list[Job]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null on the last")
 
 
@@ -173,14 +199,10 @@ def _flag(value: str | None) -> bool | None:
 @router.post(
     "/v1/jobs",
     status_code=201,
-    summary="Upload a file of comments, to be analysed",
+    summary="Make a job",
     responses={
-        200: {"model": Job, "description": "the same request was made before, with this Idempotency-Key"},
-        409: {"description": "the Idempotency-Key was used for another request"},
-        413: {"description": "the file is too large"},
-        415: {"description": "the body is neither a form nor a file of comments"},
-        422: {"description": "the file cannot be read as comments, or a field is not valid"},
-        507: {"description": "the service's disk is full"},
+        200: {"model": Job, "description": "The same request was made before, with this Idempotency-Key."},
+        **problem_responses(409, 415, 507),
     },
     openapi_extra=_BODY,
 )
@@ -197,7 +219,9 @@ async def create_job(
     keywords: Annotated[bool | None, Query(description="likewise")] = None,
     filename: Annotated[str | None, Query(description="what the file is called, likewise")] = None,
 ) -> Job:
-    """A form with the file in it, or the file alone as the body (`application/x-ndjson`, `text/csv`, ...).
+    """Upload a file of comments: a form with the file in it, or the file alone as the body.
+
+    A body is of the kind that its type says (`application/x-ndjson`, `text/csv`, ...), or its name, or `format`.
 
     With an `Idempotency-Key`, the same request makes the job once, however often it is sent.
     """
@@ -258,9 +282,6 @@ def _accepted(headers: Any, limit: int) -> str:
             "A form (multipart/form-data) with a part `file` is needed, or a file of comments as the body.",
             'With curl: -F "file=@comments.csv", or -H "Content-Type: text/csv" --data-binary @comments.csv.',
         )
-    length = headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > limit + FORM_OVERHEAD:
-        raise _too_large(f"The body has {int(length):,} bytes; a file may have {limit:,}.")
     return content_type
 
 
@@ -283,7 +304,7 @@ async def _looked_at(service: Service, files: JobFiles, kind: str, upload: Uploa
         max_rows=limits.max_rows,
         max_columns=limits.max_columns,
     )
-    return await check(wanted, shown=shown_name(upload.filename))
+    return await check(wanted, shown=shown_name(upload.filename), turn=service.jobs.looking)
 
 
 def _queue(service: Service, caller: Caller, arrived: Arrived, key: str | None) -> tuple[JobRecord, bool]:
@@ -344,21 +365,21 @@ def _too_large(detail: str, hint: str | None = None) -> Problem:
 # --- look, follow -----------------------------------------------------------------------------------------------------
 
 
-@router.get("/v1/jobs", summary="The caller's jobs, newest first (all jobs, for an admin)")
+@router.get("/v1/jobs", summary="List jobs", responses=problem_responses())
 async def list_jobs(
     request: Request,
     caller: JobCaller,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    cursor: Annotated[Cursor | None, Query(description="The `next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-) -> JobList:
-    """One page."""
+) -> JobPage:
+    """Your jobs, newest first; with the scope admin, everybody's."""
     jobs, following = await asyncio.to_thread(
         service_of(request).store.jobs.list, caller.sees, cursor=cursor, limit=limit
     )
-    return JobList(jobs=[_shown(job) for job in jobs], next_cursor=following)
+    return JobPage(items=[_shown(job) for job in jobs], next_cursor=following)
 
 
-@router.get("/v1/jobs/{job_id}", summary="One job")
+@router.get("/v1/jobs/{job_id}", summary="Look at a job", responses=problem_responses(404))
 async def get_job(request: Request, caller: JobCaller, job_id: str) -> Job:
     """State, progress, and the summary when it is done."""
     return _shown(await _job(request, caller, job_id))
@@ -366,11 +387,12 @@ async def get_job(request: Request, caller: JobCaller, job_id: str) -> Job:
 
 @router.get(
     "/v1/jobs/{job_id}/events",
-    summary="Follow a job: server-sent events until it has ended",
+    summary="Follow a job",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "progress and state"},
-        204: {"description": "the job has ended, and the last event was seen"},
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Progress and state."},
+        204: {"description": "The job has ended, and the last event was seen."},
+        **problem_responses(404),
     },
 )
 async def follow_job(
@@ -379,7 +401,10 @@ async def follow_job(
     job_id: str,
     last_event_id: Annotated[str | None, Header(max_length=100)] = None,
 ) -> Response:
-    """Events `progress` and `state`; who comes back with `Last-Event-ID` is told only what is newer."""
+    """Server-sent events `progress` and `state`, until the job has ended.
+
+    Who comes back with `Last-Event-ID` is told only what is newer.
+    """
     service = service_of(request)
     job = await _job(request, caller, job_id)
     if job.state in ENDED and last_event_id == event_id(job):
@@ -394,14 +419,14 @@ async def follow_job(
 
 @router.get(
     "/v1/jobs/{job_id}/result",
-    summary="The result of a finished job",
+    summary="Fetch a result",
     response_class=StreamingResponse,
     responses={
         200: {
             "content": {kind.partition(";")[0]: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()},
-            "description": "the file",
+            "description": "The file.",
         },
-        409: {"description": "the job is not done"},
+        **problem_responses(404, 409, 507),
     },
 )
 async def get_result(
@@ -467,7 +492,7 @@ async def _blocks(handle: IO[bytes]) -> AsyncIterator[bytes]:
 # --- cancel, delete ---------------------------------------------------------------------------------------------------
 
 
-@router.post("/v1/jobs/{job_id}/cancel", summary="Stop a job")
+@router.post("/v1/jobs/{job_id}/cancel", summary="Cancel a job", responses=problem_responses(404))
 async def cancel_job(request: Request, caller: JobCaller, job_id: str) -> Job:
     """A job that has ended stays as it is."""
     service = service_of(request)
@@ -480,9 +505,9 @@ async def cancel_job(request: Request, caller: JobCaller, job_id: str) -> Job:
     return _shown(job)
 
 
-@router.delete("/v1/jobs/{job_id}", status_code=204, summary="Delete a job, its upload and its result")
+@router.delete("/v1/jobs/{job_id}", status_code=204, summary="Delete a job", responses=problem_responses(404))
 async def delete_job(request: Request, caller: JobCaller, job_id: str) -> Response:
-    """It is stopped if it runs. A line in the audit says that it was there."""
+    """Its upload and its result go; it is stopped if it runs. A line in the audit says that it was there."""
     job = await _job(request, caller, job_id)
     await in_thread(partial(service_of(request).jobs.delete, job, actor=caller.key_id))
     return Response(status_code=204)
