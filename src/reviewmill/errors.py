@@ -38,6 +38,22 @@ class TaskError(ReviewmillError):
     """A task file does not exist or does not describe a task."""
 
 
+class ChatError(ReviewmillError):
+    """A chat request cannot be answered as it is.
+
+    Args:
+        message: what was wrong.
+        param: the field of the request that it is about.
+        code: a word for programs, in the manner of OpenAI's API.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, *, param: str, code: str = "invalid_value", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+        self.code = code
+
+
 class InputError(ReviewmillError):
     """An input file cannot be read as comments."""
 

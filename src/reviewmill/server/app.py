@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from reviewmill._version import __version__
 from reviewmill.server import problems
-from reviewmill.server.routes import analyze, comments, corrections, health, jobs, models, tasks
+from reviewmill.server.routes import analyze, chat, comments, corrections, health, jobs, models, tasks
 from reviewmill.server.schemas import AnalyzeRequest, CorrectionBody, ProblemDocument
 from reviewmill.server.shield import Shield
 from reviewmill.server.state import Service, working_on_jobs
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ROUTERS: Final[list[APIRouter]] = [
     analyze.router,
     jobs.router,
+    chat.router,
     tasks.router,
     models.router,
     corrections.router,
@@ -112,6 +113,7 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
 _DESCRIPTION: Final = """\
 Analyses comments with a large language model on your own hardware.
 
-Every answer that is not a success is a problem document (RFC 9457). `X-Request-Id` is echoed, or made up.
+Every answer that is not a success is a problem document (RFC 9457), but for those of `POST /v1/chat/completions`, which
+have OpenAI's shape. `X-Request-Id` is echoed, or made up.
 """
 _KEYS: Final = "An API key, made with `reviewmill keys create`. Scopes: analyse, jobs, admin."
