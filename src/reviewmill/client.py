@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 from collections.abc import (
     AsyncGenerator,
@@ -73,6 +74,7 @@ _MOST_BYTES: Final = 1_500_000
 _BLOCK: Final = 1 << 18
 _BUSY: Final = frozenset({429, 503})
 _GATEWAY: Final = frozenset({502, 504})
+_LONE: Final = re.compile("[\ud800-\udfff]")
 
 # stamina logs each retry as a warning; without a handler Python would print its bare name.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
@@ -249,6 +251,8 @@ class Client:
         analyses = self._read(response, _ANALYSES)["results"]
         if len(analyses) != len(comments):
             raise self._unreadable(response, f"{len(analyses)} results for {len(comments)} comments")
+        for comment, analysis in zip(comments, analyses, strict=True):
+            analysis["original_text"] = comment.text  # what was sent may differ, see `_sendable`
         return analyses
 
     # --- jobs ---
@@ -487,7 +491,7 @@ class Client:
             InputError: none or several of them were given.
             ServiceError: the service could not delete everything; nothing is lost by asking again.
         """
-        digest = text_sha256 if text is None else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        digest = text_sha256 if text is None else hashlib.sha256(_sendable(text).encode()).hexdigest()
         if [text, text_sha256, customer_id].count(None) != 2:
             raise InputError(
                 "What is to be deleted is not clear.", hint="Give one of text, text_sha256 and customer_id."
@@ -857,10 +861,12 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _json_bytes(body: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(body, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # a lone surrogate, which only an escape can carry
-        return json.dumps(body).encode()
+    return _sendable(json.dumps(body, ensure_ascii=False)).encode()
+
+
+def _sendable(text: str) -> str:
+    """The text without halves of surrogate pairs, which no UTF-8 and so no service can hold; it stays as long."""
+    return _LONE.sub("\ufffd", text)
 
 
 def _event_data(data: str) -> dict[str, Any]:
