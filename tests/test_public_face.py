@@ -25,6 +25,7 @@ def test_the_face() -> None:
     assert sorted(reviewmill.__all__) == [
         "Analysis",
         "AsyncSentimentAnalyzer",
+        "Client",
         "Comment",
         "ReviewmillError",
         "SentimentAnalyzer",

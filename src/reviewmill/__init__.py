@@ -3,6 +3,8 @@
 The public face is what `__all__` lists; everything else may change without notice.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from reviewmill._version import __version__
 from reviewmill.analyzer import AsyncSentimentAnalyzer, SentimentAnalyzer
 from reviewmill.errors import ReviewmillError
@@ -10,9 +12,13 @@ from reviewmill.schema import Analysis, Comment
 from reviewmill.settings import Settings
 from reviewmill.tasks import Task, load_task
 
+if TYPE_CHECKING:
+    from reviewmill.client import Client
+
 __all__ = [
     "Analysis",
     "AsyncSentimentAnalyzer",
+    "Client",
     "Comment",
     "ReviewmillError",
     "SentimentAnalyzer",
@@ -21,3 +27,12 @@ __all__ = [
     "__version__",
     "load_task",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the client of a service when it is first used: most programs have no service."""
+    if name == "Client":
+        from reviewmill.client import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class ReviewmillError(Exception):
@@ -147,6 +147,48 @@ class BusyError(ReviewmillError):
             hint=f"Try again in {retry_after} s.",
         )
         self.retry_after = retry_after
+
+
+class ServiceError(ReviewmillError):
+    """A reviewmill service did not do what `reviewmill.Client` asked for; the service's problem document says why.
+
+    Args:
+        message: what was wrong, and on which service.
+        hint: what to do about it.
+        status: HTTP status; None if no answer came.
+        type: short name of the kind of problem (`not-found`, `busy`, `rate-exceeded`, ...).
+        title: the kind of problem in words.
+        detail: what was wrong this time.
+        errors: the faults in the request, one by one: `where` and `detail`.
+        retry_after: seconds after which it makes sense to try again, if the service said so.
+        request_id: names the request in the service's log.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        status: int | None = None,
+        type: str = "unknown",  # noqa: A002 -- the RFC's word
+        title: str = "",
+        detail: str = "",
+        errors: Sequence[Mapping[str, str]] = (),
+        retry_after: float | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.type = type
+        self.title = title
+        self.detail = detail or message
+        self.errors = errors
+        self.retry_after = retry_after
+        self.request_id = request_id
+
+
+class ServiceUnreachableError(ServiceError):
+    """No answer came from the service: nothing listens there, the connection was lost, or it took too long."""
 
 
 class CacheError(ReviewmillError):

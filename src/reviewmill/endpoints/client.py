@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import json
 import logging
-import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Final
 
@@ -33,6 +29,7 @@ from reviewmill.errors import (
     EndpointUnreachableError,
     SettingsError,
 )
+from reviewmill.outbound import checked_key, is_this_machine, retry_after_seconds
 from reviewmill.scoring import TokenStep
 
 _CONNECT_TIMEOUT: Final = 10.0
@@ -114,7 +111,7 @@ class EndpointClient:
         self.model = model
         self.timeout = timeout
         self.attempts = attempts
-        self._api_key = _checked_key(api_key)
+        self._api_key = checked_key(api_key)
         self._http: httpx2.AsyncClient | None = None
         self._openai: openai.AsyncOpenAI | None = None
 
@@ -138,7 +135,9 @@ class EndpointClient:
             timeout = httpx2.Timeout(None, connect=min(_CONNECT_TIMEOUT, self.timeout))
             # One connection a request in flight; the default pool of 100 would queue without saying so.
             limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
-            self._http = httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=not _is_this_machine(self.url))
+            self._http = httpx2.AsyncClient(
+                timeout=timeout, limits=limits, trust_env=not is_this_machine(httpx2.URL(self.url).host)
+            )
         return self._http
 
     def _server(self) -> openai.AsyncOpenAI:
@@ -334,26 +333,6 @@ def base_url(url: str) -> str:
     return trimmed if parsed.path.rstrip("/") else f"{trimmed}/v1"
 
 
-def _checked_key(api_key: str | None) -> str | None:
-    key = (api_key or "").strip()  # a key read from a file often ends with a newline
-    if not (key.isascii() and key.isprintable()):
-        raise SettingsError(
-            "The API key holds characters that cannot stand in an HTTP header.",
-            hint="Copy it again: keys are plain letters, digits and signs, on one line.",
-        )
-    return key or None
-
-
-def _is_this_machine(url: str) -> bool:
-    # A proxy from the environment must not get between us and our own machine.
-    host = httpx2.URL(url).host
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return address.is_loopback or address.is_unspecified
-
-
 class _Retries:
     """Decides, for one request, whether to try again and after how long.
 
@@ -365,27 +344,13 @@ class _Retries:
 
     def __call__(self, error: Exception) -> bool | float:
         if isinstance(error, openai.RateLimitError | openai.InternalServerError):
-            return _retry_after(error.response.headers.get("retry-after", ""))
+            seconds = retry_after_seconds(error.response.headers.get("retry-after", ""))
+            return True if seconds is None else min(seconds, _LONGEST_WAIT)
         if isinstance(error, TimeoutError):
             # Each costs the whole `timeout`, and a server that hung twice is not helped by a third request.
             self.timeouts += 1
             return self.timeouts < _MOST_TIMEOUTS
         return isinstance(error, openai.APIConnectionError)
-
-
-def _retry_after(value: str) -> bool | float:
-    """Seconds to wait, from `Retry-After` (RFC 9110, 10.2.3: seconds or a date), within reason; True if it says none.
-
-    Nothing in it can be trusted to be well-formed.
-    """
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):  # TypeError: a date without a zone
-            return True
-    return True if math.isnan(seconds) else min(max(seconds, 0.0), _LONGEST_WAIT)
 
 
 def translate(error: Exception, url: str, model: str | None, *, seconds: float | None = None) -> EndpointError:
