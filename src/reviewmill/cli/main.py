@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from reviewmill.cli import analyze, doctor, models, tasks
+from reviewmill.cli import analyze, doctor, keys, models, tasks
 from reviewmill.errors import ReviewmillError
 
 EXIT_ERROR = 1
@@ -29,6 +29,7 @@ app.command("analyze")(analyze.analyze)
 app.command("doctor")(doctor.doctor)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 
 
 def _print_version(wanted: bool) -> None:
