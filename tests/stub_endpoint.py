@@ -77,6 +77,10 @@ class Knobs:
     drop_next: int = 0
     hang: bool = False
     nonsense: Nonsense | None = None
+    event_latency: float = 0.0
+    """Seconds before each event of a streamed answer."""
+    cut_stream_after: int | None = None
+    """Drop the connection after so many events of a streamed answer."""
 
 
 class StubEndpoint(Knobs):
@@ -88,6 +92,7 @@ class StubEndpoint(Knobs):
         requests: bodies of all chat completion requests, in order of arrival.
         arrivals: when each arrived (`time.monotonic`).
         in_flight, max_in_flight: chat completions being worked on, now and at most so far.
+        hung_up: clients that left in the middle of a streamed answer.
     """
 
     def __init__(self, *, port: int = 0, **knobs: Any) -> None:
@@ -97,6 +102,7 @@ class StubEndpoint(Knobs):
         self.arrivals: list[float] = []
         self.in_flight = 0
         self.max_in_flight = 0
+        self.hung_up = 0
         self._lock = threading.Lock()
         self._released = threading.Event()
         self._server = _Server(("127.0.0.1", port), self)
@@ -440,7 +446,41 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, "<html>Please log in.</html>")
         if stub.nonsense == "broken_json":
             return self._send(200, '{"choices": [{"mess', kind="application/json")
+        if request.get("stream"):
+            return self._stream(stub, request)
         return self._send(200, ["nothing"] if stub.nonsense == "list" else stub.answer(request))
+
+    def _stream(self, stub: StubEndpoint, request: dict[str, Any]) -> None:
+        """The answer as server-sent events, one token each, then `[DONE]`."""
+        reply = stub.answer(request)
+        choice, usage = reply["choices"][0], reply.pop("usage")
+        words = re.findall(r"\w+|\W+", choice["message"]["content"])
+        deltas = [{"role": "assistant"}, *({"content": word} for word in words), {}]
+        frame = reply | {"object": "chat.completion.chunk"}
+        events = [frame | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+        events[-1]["choices"][0]["finish_reason"] = choice["finish_reason"]
+        if (request.get("stream_options") or {}).get("include_usage"):
+            events.append(frame | {"choices": [], "usage": usage})
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.flush()
+        try:
+            for number, event in enumerate([*map(json.dumps, events), "[DONE]"]):
+                if number == stub.cut_stream_after:
+                    self.close_connection = True
+                    return
+                stub.wait(stub.event_latency)
+                self._send_chunk(f"data: {event}\n\n".encode())
+            self._send_chunk(b"")
+        except OSError:
+            stub.hung_up += 1
+            self.close_connection = True
+
+    def _send_chunk(self, content: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(content), content))
+        self.wfile.flush()
 
     def _authorised(self) -> bool:
         wanted, given = self.server.stub.api_key, self.headers.get("Authorization", "").removeprefix("Bearer ")

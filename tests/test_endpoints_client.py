@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 import traceback
@@ -484,3 +485,84 @@ async def test_two_hundred_requests_at_once_are_all_answered(stub: StubEndpoint)
     assert {reply.text for reply in replies} == {"positive"}
     assert set(stub.asked.values()) == {1}
     assert stub.max_in_flight > 100  # the default pool would queue the second hundred
+
+
+# --- requests that are forwarded as they are --------------------------------------------------------------------------
+
+ASKED = {"model": "whatever", "messages": [{"role": "user", "content": "Hi"}], "top_k": 7}
+
+
+async def test_a_request_is_forwarded_as_it_is_but_for_the_models_name(stub) -> None:
+    async with client_of(stub) as client, client.forward(ASKED) as answer:
+        reply = json.loads(b"".join([piece async for piece in answer.pieces]))
+    assert stub.requests == [ASKED | {"model": "stub-model"}]
+    assert (answer.status, answer.kind) == (200, "application/json")
+    assert reply["choices"][0]["message"]["content"] == "Hello!"
+
+
+async def test_a_streamed_answer_is_handed_back_as_it_arrives(stub) -> None:
+    stub.event_latency = 0.1
+    began = time.monotonic()
+    async with client_of(stub) as client, client.forward(ASKED | {"stream": True}) as answer:
+        arrived = [(time.monotonic() - began, piece) async for piece in answer.pieces]
+    assert answer.kind == "text/event-stream"
+    assert b"".join(piece for _, piece in arrived).endswith(b"data: [DONE]\n\n")
+    assert arrived[-1][0] - arrived[0][0] > 0.15
+
+
+async def test_leaving_ends_a_forwarded_request(stub) -> None:
+    stub.event_latency = 0.02
+    async with client_of(stub) as client:
+        async with client.forward(ASKED | {"stream": True}) as answer:
+            await anext(answer.pieces)
+        for _ in range(200):
+            if stub.hung_up and not stub.in_flight:
+                break
+            await asyncio.sleep(0.02)
+    assert stub.hung_up == 1
+    assert stub.in_flight == 0
+
+
+async def test_a_refusal_is_handed_back_without_our_key(stub) -> None:
+    stub.api_key = SECRET
+    stub.fail_next = [429]
+    async with client_of(stub, api_key=SECRET) as client:
+        async with client.forward(ASKED) as answer:
+            said = b"".join([piece async for piece in answer.pieces])
+        assert (answer.status, b"as told" in said) == (429, True)
+        stub.fail_texts = {SECRET: 400}
+        async with client.forward({"messages": [{"content": f"<<<{SECRET}>>>"}]}) as answer:
+            said = b"".join([piece async for piece in answer.pieces])
+        assert answer.status == 400
+        assert b"***" in said
+        assert SECRET.encode() not in said
+    assert stub.total == 2
+
+
+async def test_a_key_that_is_refused_is_ours(stub) -> None:
+    stub.api_key = "another"
+    async with client_of(stub, api_key=SECRET) as client:
+        with pytest.raises(EndpointRefusedError, match="this service's key") as caught:
+            async with client.forward(ASKED):
+                pass
+    assert SECRET not in str(caught.value)
+
+
+async def test_a_forwarded_request_that_fails_says_how(stub) -> None:
+    async with client_of(stub, url=unused_url()) as client:
+        with pytest.raises(EndpointUnreachableError, match="cannot be reached"):
+            async with client.forward(ASKED):
+                pass
+    stub.cut_stream_after = 2
+    async with client_of(stub) as client, client.forward(ASKED | {"stream": True}) as answer:
+        with pytest.raises(EndpointUnreachableError):
+            assert [piece async for piece in answer.pieces] == "never"
+    stub.cut_stream_after, stub.event_latency = None, 5
+    async with client_of(stub, timeout=0.2) as client, client.forward(ASKED | {"stream": True}) as answer:
+        with pytest.raises(EndpointTimeoutError, match=r"0\.2 s"):
+            await anext(answer.pieces)
+    stub.hang = True
+    async with client_of(stub, timeout=0.2) as client:
+        with pytest.raises(EndpointTimeoutError):
+            async with client.forward(ASKED):
+                pass

@@ -7,7 +7,10 @@ to do about it. An error that belongs to one comment never travels as an excepti
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ReviewmillError(Exception):
@@ -35,8 +38,38 @@ class TaskError(ReviewmillError):
     """A task file does not exist or does not describe a task."""
 
 
+class ChatError(ReviewmillError):
+    """A chat request cannot be answered as it is.
+
+    Args:
+        message: what was wrong.
+        param: the field of the request that it is about.
+        code: a word for programs, in the manner of OpenAI's API.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, *, param: str, code: str = "invalid_value", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+        self.code = code
+
+
 class InputError(ReviewmillError):
     """An input file cannot be read as comments."""
+
+
+class ColumnError(InputError):
+    """A file has no such column, or it is not clear which of its columns is meant.
+
+    Args:
+        message: see `ReviewmillError`.
+        columns: the columns that it has.
+        hint: see `ReviewmillError`.
+    """
+
+    def __init__(self, message: str, columns: Sequence[str], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.columns = list(columns)
 
 
 class OutputError(ReviewmillError):
@@ -122,6 +155,10 @@ class CacheError(ReviewmillError):
 
 class RunError(ReviewmillError):
     """A run cannot start or continue (another run holds its journal, the journal is damaged, ...)."""
+
+
+class EndpointLostError(RunError):
+    """The endpoint went away in the middle of a run; what was answered is kept, and the run can be continued."""
 
 
 class StoreError(ReviewmillError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,12 +24,36 @@ _FLAT: Final = (
 )
 
 
-class Columns:
-    """The columns of one output.
+class Layout:
+    """Which columns an output of one kind has.
 
     Nested formats (JSONL, JSON, Parquet) hold the whole analysis; flat ones leave provenance to the manifest and spell
     the probabilities out, one column a label (`p_positive`, ...). An input column that is called like a result column
     comes back with `_input` behind its name.
+
+    Args:
+        task: the task's name; names the label's column.
+        labels: the names of its labels.
+        columns: the input's columns, in order.
+        flat: which of the two kinds.
+
+    Attributes:
+        own: the result's columns.
+        renamed: the input's columns that come back under another name.
+        names: all columns, in order.
+    """
+
+    def __init__(self, task: str, labels: Sequence[str], columns: Sequence[str], *, flat: bool) -> None:
+        probabilities = [f"p_{label}" for label in labels] if flat else []
+        self.own = [task, *(_FLAT if flat else _NESTED), *probabilities]
+        if not flat and "id" in columns:
+            self.own.remove("id")
+        self.renamed = {name: _free(name, {*self.own, *columns}) for name in columns if name in self.own}
+        self.names = [self.renamed.get(name, name) for name in columns] + self.own
+
+
+class Columns:
+    """The columns of one output (see `Layout`), and its records.
 
     Args:
         task: names the label's column.
@@ -40,14 +64,11 @@ class Columns:
     def __init__(self, task: Task, source: Source, output: Path) -> None:
         self._source = source
         self._output = output
-        self._flat = file_kind(output, None, error=OutputError).format in FLAT_FORMATS
-        probabilities = [f"p_{label}" for label in task.label_names] if self._flat else []
-        own = [task.name, *(_FLAT if self._flat else _NESTED), *probabilities]
-        if not self._flat and "id" in source.columns:
-            own.remove("id")
-        self._renamed = {name: _free(name, {*own, *source.columns}) for name in source.columns if name in own}
-        self._own: list[tuple[str, Callable[[Analysis], Any]]] = [(name, _getter(name)) for name in own]
-        self.names = [self._renamed.get(name, name) for name in source.columns] + own
+        flat = file_kind(output, None, error=OutputError).format in FLAT_FORMATS
+        layout = Layout(task.name, task.label_names, source.columns, flat=flat)
+        self._renamed = layout.renamed
+        self._own: list[tuple[str, Callable[[Analysis], Any]]] = [(name, _getter(name)) for name in layout.own]
+        self.names = layout.names
 
     def check_output(self) -> None:
         """Refuse, before any work, an output that could not be written in the end.

@@ -28,6 +28,7 @@ from reviewmill.batch.write import check_target, write_rows
 from reviewmill.endpoints import Connection
 from reviewmill.errors import (
     EndpointError,
+    EndpointLostError,
     EndpointTimeoutError,
     EndpointUnreachableError,
     RunError,
@@ -81,6 +82,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+OnPlanned = Callable[[Sequence[Row], Sequence[Prepared]], None]
 
 
 class Run:
@@ -91,10 +93,22 @@ class Run:
         source: the input.
         output: the file to write; its extension decides the format.
         on_progress: called often; must be quick.
+        on_planned: called with the rows that were planned, a page at a time, in a thread.
+        keep_journal: leave the journal where it is when all is done; somebody else deletes it.
+        insist: raise `EndpointLostError` before anything is written if a comment found the endpoint unreachable,
+            instead of writing rows with that error.
     """
 
     def __init__(
-        self, pipeline: Pipeline, source: Source, output: Path, *, on_progress: OnProgress | None = None
+        self,
+        pipeline: Pipeline,
+        source: Source,
+        output: Path,
+        *,
+        on_progress: OnProgress | None = None,
+        on_planned: OnPlanned | None = None,
+        keep_journal: bool = False,
+        insist: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.source = source
@@ -103,9 +117,13 @@ class Run:
         self.warnings: list[str] = []
         self.journal_path = output.with_name(output.name + ".journal")
         self._on_progress = on_progress or (lambda _: None)
+        self._on_planned = on_planned
+        self._keep_journal = keep_journal
+        self._insist = insist
         self._columns = Columns(pipeline.labeller.task, source, output)
         self._sample: list[Analysis] = []
         self._lost = 0
+        self._unreachable = 0
         self._stopped = False
 
     async def execute(self) -> Manifest:
@@ -116,12 +134,13 @@ class Run:
 
         Raises:
             OutputError: the output or the journal cannot be written; what was answered is kept.
-            RunError: another process holds the journal, the endpoint went away, or the input changed meanwhile.
+            EndpointLostError: the endpoint went away.
+            RunError: another process holds the journal, or the input changed meanwhile.
             ReviewmillError: the endpoint cannot be opened.
         """
         self._columns.check_output()
         started = time.time()
-        fingerprint = describe_run(self.pipeline, self.source, self.output)
+        fingerprint = await asyncio.to_thread(describe_run, self.pipeline, self.source, self.output)
         lock_dir = self.pipeline.settings.state_dir / "locks"
         with Journal(self.journal_path, fingerprint, lock_dir=lock_dir) as journal:
             continued = journal.continued
@@ -148,7 +167,7 @@ class Run:
                 sample=self._sample if tally.rows <= _SAMPLE else [],
             )
             manifest.write(self.output)
-            if not tally.errors:
+            if not tally.errors and not self._keep_journal:
                 journal.discard()
         return manifest
 
@@ -174,8 +193,11 @@ class Run:
 
     def _keyed(self, rows: Sequence[Row]) -> list[tuple[bytes, str, int]]:
         """The texts of these rows that are to be answered: key, cleaned text, row number."""
-        prepared = ((row.number, self._prepared(row).text) for row in rows)
-        return [(self.pipeline.labeller.key(text), text, number) for number, text in prepared if text is not None]
+        prepared = [self._prepared(row) for row in rows]
+        if self._on_planned is not None:
+            self._on_planned(rows, prepared)
+        texts = ((row.number, ready.text) for row, ready in zip(rows, prepared, strict=True))
+        return [(self.pipeline.labeller.key(text), text, number) for number, text in texts if text is not None]
 
     async def _take_cached(self, journal: Journal, keys: list[bytes]) -> None:
         wanted = list(journal.unanswered(keys)) if keys else []
@@ -200,6 +222,8 @@ class Run:
                     group.create_task(self._work(pending, commit, connection.concurrency))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
+        if self._insist and self._unreachable:
+            raise self._lost_endpoint(self._unreachable)
 
     async def _work(self, pending: Iterator[Pending], commit: Commit, concurrency: int) -> None:
         """Take texts one after another; a place in flight is free again only when its answer is committed."""
@@ -210,17 +234,21 @@ class Run:
             self.progress.asked += outcome.error is None
             self._on_progress(self.progress)
             if self._lost >= _GIVE_UP_AFTER * concurrency:
-                raise RunError(
-                    f"{self.pipeline.labeller.connection.about.endpoint} went away: the last {self._lost} comments "
-                    "found no connection. Everything answered so far is kept.",
-                    hint="Bring it back and run the same command again: it continues.",
-                )
+                raise self._lost_endpoint(self._lost)
+
+    def _lost_endpoint(self, comments: int) -> EndpointLostError:
+        return EndpointLostError(
+            f"{self.pipeline.labeller.connection.about.endpoint} went away: the last {comments} comments "
+            "found no connection. Everything answered so far is kept.",
+            hint="Bring it back and run the same command again: it continues.",
+        )
 
     async def _outcome(self, item: Pending) -> Outcome:
         try:
             answer = await self.pipeline.labeller.label(item.text, "job")
         except EndpointError as error:
             self._lost += isinstance(error, EndpointUnreachableError | EndpointTimeoutError)
+            self._unreachable += isinstance(error, EndpointUnreachableError)
             return Outcome(None, None, error_info(error))
         self._lost = 0
         return Outcome(answer, "model", None)

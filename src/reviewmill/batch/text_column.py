@@ -8,7 +8,7 @@ import unicodedata
 from typing import TYPE_CHECKING, Any, Final
 
 from reviewmill.batch.tables import short
-from reviewmill.errors import InputError
+from reviewmill.errors import ColumnError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -50,7 +50,9 @@ def _given_column(path: Path, columns: Sequence[str], wanted: str, option: str) 
         return wanted
     found = find_named(columns, [wanted])
     if not found:
-        raise InputError(f"{path} has no column {wanted!r}.", hint=f"{option} takes one of: {_listed(columns)}")
+        raise ColumnError(
+            f"{path} has no column {wanted!r}.", columns, hint=f"{option} takes one of: {_listed(columns)}"
+        )
     return found[0]
 
 
@@ -60,7 +62,7 @@ def _listed(columns: Sequence[str], limit: int = 40) -> str:
 
 
 def id_column_of(path: Path, columns: Sequence[str], wanted: str | None) -> str | None:
-    """The column that holds the ids, or None; InputError if `wanted` is not there."""
+    """The column that holds the ids, or None; ColumnError if `wanted` is not there."""
     if wanted is not None:
         return _given_column(path, columns, wanted, "--id")
     return next(iter(find_named(columns, ID_NAMES)), None)
@@ -69,7 +71,7 @@ def id_column_of(path: Path, columns: Sequence[str], wanted: str | None) -> str 
 def text_column_of(
     path: Path, columns: Sequence[str], sample: Sequence[dict[str, Any]], wanted: str | None, *, has_header: bool
 ) -> str:
-    """The column that holds the comments; InputError if it is not clear which one."""
+    """The column that holds the comments; ColumnError if it is not clear which one."""
     if wanted is not None:
         return _given_column(path, columns, wanted, "--text")
     scores = {column: _text_score([fields[column] for fields in sample]) for column in columns}
@@ -77,8 +79,9 @@ def text_column_of(
     if named:
         return next((column for column in named if scores[column] > 0), named[0])
     if has_header and any(_is_data(column) for column in columns):
-        raise InputError(
+        raise ColumnError(
             f"{path}: the first line looks like data, not like column names: {short(', '.join(columns), 80)}",
+            columns,
             hint="Put a line with column names on top (for example: comment), name the column with --text if it is a "
             "header after all, or read the file as one comment a line (--format txt).",
         )
@@ -89,9 +92,10 @@ def text_column_of(
         f"  {column}: {short(next((f[column] for f in sample if f[column] not in (None, '')), ''))}"
         for column in columns[:40]
     )
-    raise InputError(
+    raise ColumnError(
         f"{path}: it is not clear which column holds the comments. Its {len(columns)} columns, each with a "
         f"value:\n{samples}",
+        columns,
         hint="Name the column: --text COLUMN.",
     )
 

@@ -12,7 +12,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -75,6 +76,23 @@ class Completion:
     latency_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """A server's own answer to a request that was forwarded.
+
+    Attributes:
+        status: HTTP status.
+        kind: media type, without parameters.
+        retry_after: what the server says of when to try again, or None.
+        pieces: the body, as it arrives.
+    """
+
+    status: int
+    kind: str
+    retry_after: str | None
+    pieces: AsyncGenerator[bytes]
+
+
 class EndpointClient:
     """A connection to one model on one server.
 
@@ -97,6 +115,7 @@ class EndpointClient:
         self.timeout = timeout
         self.attempts = attempts
         self._api_key = _checked_key(api_key)
+        self._http: httpx2.AsyncClient | None = None
         self._openai: openai.AsyncOpenAI | None = None
 
     async def __aenter__(self) -> EndpointClient:
@@ -109,19 +128,28 @@ class EndpointClient:
 
     async def aclose(self) -> None:
         """Close the connections; a later request opens new ones."""
-        held, self._openai = self._openai, None
+        held, self._openai, self._http = self._openai, None, None
         if held is not None:
             await held.close()
 
-    def _server(self) -> openai.AsyncOpenAI:
-        if self._openai is None:
+    def _connections(self) -> httpx2.AsyncClient:
+        if self._http is None:
             # Requests are timed as a whole (`asyncio.timeout`): these timeouts would count silence only.
             timeout = httpx2.Timeout(None, connect=min(_CONNECT_TIMEOUT, self.timeout))
             # One connection a request in flight; the default pool of 100 would queue without saying so.
             limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
-            http = httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=not _is_this_machine(self.url))
+            self._http = httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=not _is_this_machine(self.url))
+        return self._http
+
+    def _server(self) -> openai.AsyncOpenAI:
+        if self._openai is None:
+            http = self._connections()
             self._openai = openai.AsyncOpenAI(
-                base_url=self.url, api_key=self._api_key or "none", max_retries=0, timeout=timeout, http_client=http
+                base_url=self.url,
+                api_key=self._api_key or "none",
+                max_retries=0,
+                timeout=http.timeout,
+                http_client=http,
             )
             # It reads these from the environment; an OpenAI account is no business of another server.
             self._openai.organization = self._openai.project = None
@@ -219,6 +247,60 @@ class EndpointClient:
         except (openai.OpenAIError, TimeoutError) as error:
             raise self._failure(error, self.timeout) from error
         raise AssertionError("unreachable: the retry loop returns or raises")
+
+    @asynccontextmanager
+    async def forward(self, body: Mapping[str, Any]) -> AsyncIterator[Forwarded]:
+        """Send a chat completion as it is, but for the model's name, and hand back what is answered as it arrives.
+
+        There is one attempt. Leaving the context ends the request, wherever it is.
+
+        Raises:
+            EndpointRefusedError: the server wants another key than ours.
+            EndpointError: it cannot be reached, or is silent for longer than the time limit; also while its answer is
+                read.
+        """
+        request = self._connections().build_request(
+            "POST",
+            f"{self.url}/chat/completions",
+            content=json.dumps({**body, "model": self.model}).encode(),
+            headers={"Authorization": f"Bearer {self._api_key or 'none'}", "Content-Type": "application/json"},
+        )
+        with self._explained(request):
+            async with asyncio.timeout(self.timeout):
+                response = await self._connections().send(request, stream=True)
+        try:
+            if response.status_code in {401, 403}:  # ours, not the caller's
+                raise EndpointRefusedError(
+                    f"{self.url} does not take this service's key ({response.status_code}).",
+                    hint="Set REVIEWMILL_API_KEY for the service.",
+                )
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            again = response.headers.get("retry-after")
+            yield Forwarded(response.status_code, kind, again, self._arriving(request, response))
+        finally:
+            await response.aclose()
+
+    async def _arriving(self, request: httpx2.Request, response: httpx2.Response) -> AsyncGenerator[bytes]:
+        key = self._api_key.encode() if self._api_key and response.is_error else None
+        pieces = response.aiter_bytes()
+        with self._explained(request):
+            while True:
+                async with asyncio.timeout(self.timeout):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    return
+                yield piece.replace(key, b"***") if key else piece  # some servers repeat a key in their errors
+
+    @contextmanager
+    def _explained(self, request: httpx2.Request) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            raise self._failure(error, self.timeout) from error
+        except httpx2.TransportError as error:
+            lost = openai.APIConnectionError(request=request)
+            lost.__cause__ = error
+            raise self._failure(lost, self.timeout) from error
 
     def _failure(self, error: Exception, seconds: float) -> EndpointError:
         failure = translate(error, self.url, self.model, seconds=seconds)

@@ -15,6 +15,7 @@ from reviewmill.store.engine import Database, database_url
 from reviewmill.store.jobs import HeartbeatAnswer, JobRecord, Jobs, JobState
 from reviewmill.store.keys import SCOPES, KeyRecord, Keys, KeyState
 from reviewmill.store.migrate import migrate
+from reviewmill.store.rows import new_id
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,6 +32,7 @@ __all__ = [
     "KeyState",
     "Store",
     "database_url",
+    "new_id",
 ]
 
 

@@ -93,6 +93,7 @@ class Jobs:
         self,
         owner: str,
         *,
+        job_id: str | None = None,
         task: str,
         filename: str,
         format: str,  # noqa: A002 -- what it is called everywhere
@@ -104,6 +105,9 @@ class Jobs:
         options: Mapping[str, Any] | None = None,
     ) -> tuple[JobRecord, bool]:
         """Queue a job, or find the one that the same owner queued with the same idempotency key.
+
+        What is not explained in `JobRecord`: `job_id` is a new job's id (`new_id`), where its files lie under it
+        already (None makes one), and `idempotency_key` the caller's name for this request.
 
         Returns:
             The job, and whether it is new.
@@ -124,7 +128,7 @@ class Jobs:
         mark = None if idempotency_key is None else digest(idempotency_key)
         blank = {"state": "queued", "progress": {}, "attempts": 0, "token": 0}
         with self._database.write() as connection:
-            row = {"id": new_id(), "owner": owner, "idempotency_sha256": mark, **blank, **given}
+            row = {"id": job_id or new_id(), "owner": owner, "idempotency_sha256": mark, **blank, **given}
             row["created_at"] = self._database.now(connection)
             insert = self._database.insert(_T).values(row)
             connection.execute(insert.on_conflict_do_nothing(index_elements=["owner", "idempotency_sha256"]))
@@ -227,6 +231,12 @@ class Jobs:
             if progress is not None:
                 values["progress"] = dict(progress)
             return _update(connection, job_id, token, values)
+
+    def amend(self, job_id: str, summary: Mapping[str, Any]) -> bool:
+        """Replace the summary of a finished job; False if there is none that is done."""
+        with self._database.write() as connection:
+            done = sa.and_(_T.c.id == job_id, _T.c.state == "done")
+            return connection.execute(_T.update().where(done).values(summary=dict(summary))).rowcount == 1
 
     def release(self, job_id: str, token: int) -> bool:
         """Give a job back to the queue, as if it had not been tried; False if it is no longer yours."""

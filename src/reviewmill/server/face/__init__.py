@@ -1,0 +1,1 @@
+"""What a chat request asks, and how analyses look as an answer. Pure: no network, no clock."""

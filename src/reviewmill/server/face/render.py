@@ -1,0 +1,333 @@
+r"""Analyses as an answer that people read: Markdown. Pure.
+
+What stands in a comment is hostile: nothing in it may become a link, a picture, HTML, a table cell or any other thing
+than its characters, in whatever renders the answer. So each character that Markdown, GitHub's tables and links, or
+the formulas of chat programs could take for their own is written as a numeric character reference, which none of them
+reads as syntax (CommonMark 0.31.2, section 2.5). Backslashes would not do: `\[` begins a formula in some programs.
+Some look for addresses only after references are resolved (cmark-gfm, remark-gfm); for them, addresses get a word
+joiner (U+2060), which cannot be seen.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from reviewmill.schema import Analysis
+from reviewmill.tasks import Task
+
+MAX_ROWS: Final = 200
+"""Rows of a table; the others are in the file that the link names."""
+
+_BAR: Final = 20
+_COMMENT_CHARS: Final = 60
+_KEYWORD_CHARS: Final = 24
+_LABEL_CHARS: Final = 40
+_MESSAGE_CHARS: Final = 100
+_QUOTE_CHARS: Final = 6_000
+_LINE: Final = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+
+_UNSEEN: Final = "\ufffd"
+# Marks that turn the direction of what follows them, and so the order of what is read.
+_TURNING: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_JOINING: Final = "\u200d\ufe0e\ufe0f"
+
+_ALWAYS: Final = frozenset("\\`*_{}[]<>&|#~$^=@+(")
+# These mean something only beside certain others; where they do not, English stays readable as it is.
+_SOMETIMES: Final = re.compile(r"\A[^\w\s]|\.(?=\S)|(?<=\d)[.)]|(?<![^\W_])-|-(?![^\W_])|:(?=\S)|[!?,](?=[!?,])")
+_ADDRESS: Final = re.compile(r"(?<=:/)/(?=\S)|[wW](?=\.)|@(?=\S)")
+
+
+class _Words(NamedTuple):
+    """What the answer says beside the comment, in one language."""
+
+    labels: dict[str, str]
+    reasons: dict[str, str]
+    notes: dict[str, str]
+    header: tuple[str, str, str, str, str]
+    comments: str
+    insufficient: str
+    error: str
+    keywords: str
+    comma: str
+    colon: str
+    review: str
+    no_confidence: str
+    more: str
+    whole_file: str
+
+
+_ENGLISH: Final = _Words(
+    labels={},
+    reasons={
+        "empty": "the comment is empty",
+        "no_words": "the comment holds no words",
+        "default_text": "the platform's default text",
+    },
+    notes={
+        "order_dropped": "The comment tells the reader which label to give; the model was not shown that part.",
+        "shortened": "The comment is long: its middle was not read.",
+        "low_label_mass": "The model hardly meant any of the labels.",
+        "redacted": "Personal data was masked before the model read the comment.",
+    },
+    header=("#", "Comment", "Label", "Confidence", "Keywords"),
+    comments="comments",
+    insufficient="nothing to judge",
+    error="error",
+    keywords="Keywords",
+    comma=", ",
+    colon=": ",
+    review="A person should look at this.",
+    no_confidence="the model's server gives no probabilities",
+    more="Rows 1 to {shown:,} of {all:,} are shown.",
+    whole_file="The whole file",
+)
+_CHINESE: Final = _Words(
+    labels={
+        "positive": "正面",
+        "neutral": "中性",
+        "negative": "负面",
+        "joy": "喜悦",
+        "anger": "愤怒",
+        "sadness": "悲伤",
+        "fear": "恐惧",
+        "surprise": "惊讶",
+        "disgust": "厌恶",
+        "none": "没有情绪",
+    },
+    reasons={"empty": "评论为空", "no_words": "评论没有文字", "default_text": "平台的默认文字"},
+    notes={
+        "order_dropped": "评论里有指使读者怎样判断的话，这部分没有给模型看。",
+        "shortened": "评论很长，中间部分没有读。",
+        "low_label_mass": "哪个标签模型都没有把握。",
+        "redacted": "模型读到评论之前，个人信息已经遮盖。",
+    },
+    header=("#", "评论", "标签", "置信度", "关键词"),
+    comments="条评论",
+    insufficient="无可判断",
+    error="出错",
+    keywords="关键词",
+    comma="、",
+    colon="：",
+    review="建议人工复核。",
+    no_confidence="模型的服务器不给概率",
+    more="只显示前 {shown:,} 条，共 {all:,} 条。",
+    whole_file="完整文件",
+)
+
+
+def render(analyses: Sequence[Analysis], task: Task, *, link: str | None = None) -> str:
+    """The answer to a message: one analysis in full, or several as a table.
+
+    Args:
+        analyses: at least one, all of this task.
+        task: the task.
+        link: where the whole file is, if the table does not show all.
+    """
+    return render_one(analyses[0]) if len(analyses) == 1 else render_many(analyses, task, link=link)
+
+
+def render_one(analysis: Analysis) -> str:
+    """One analysis: label, confidence as a bar, all probabilities, the comment with its keywords in bold.
+
+    The words around the comment are Chinese if the comment is.
+    """
+    words = _CHINESE if _is_chinese(analysis) else _ENGLISH
+    marks = [(span["start"], span["end"]) for span in analysis["spans"]]
+    parts = [_verdict(analysis, words), _probabilities(analysis, words), quote(analysis["original_text"], marks)]
+    if analysis["keywords"]:
+        parts.append(f"{words.keywords}{words.colon}{_keywords(analysis, words)}")
+    notes = [words.notes[flag] for flag in analysis["flags"] if flag in words.notes]
+    if analysis["needs_review"] and analysis["status"] != "error":
+        notes.append(words.review)
+    return "\n\n".join(filter(None, [*parts, " ".join(notes)])) + "\n"
+
+
+def _verdict(analysis: Analysis, words: _Words) -> str:
+    if analysis["status"] == "ok":
+        confidence = analysis["confidence"]
+        label = f"**{_label(analysis.label or '', words)}**"
+        return f"{label} — {words.no_confidence}" if confidence is None else f"{label} {_bar(confidence)}"
+    return (
+        f"**{words.insufficient if analysis['status'] == 'insufficient' else words.error}**{_reason(analysis, words)}"
+    )
+
+
+def _reason(analysis: Analysis, words: _Words) -> str:
+    """Why there is no label."""
+    error = analysis["error"]
+    if error is not None:
+        return f"{words.colon}{inline(error['message'], _MESSAGE_CHARS)}"
+    reasons = [words.reasons[flag] for flag in analysis["flags"] if flag in words.reasons]
+    return "".join(f"{words.colon}{reason}" for reason in reasons)
+
+
+def _bar(share: float) -> str:
+    full = round(share * _BAR)
+    return f"{'█' * full}{'░' * (_BAR - full)} {_percent(share)}"
+
+
+def _percent(share: float) -> str:
+    # Rounded down: nothing is shown as 100% that is not.
+    return f"{int(share * 1000 + 1e-6) / 10:.1f}%"
+
+
+def _probabilities(analysis: Analysis, words: _Words) -> str:
+    ranked = sorted(analysis["probabilities"].items(), key=lambda item: -item[1])
+    return " · ".join(f"{_label(name, words)} {_percent(share)}" for name, share in ranked)
+
+
+def _label(name: str, words: _Words) -> str:
+    return words.labels.get(name) or inline(name, _LABEL_CHARS)
+
+
+def _keywords(analysis: Analysis, words: _Words) -> str:
+    return words.comma.join(inline(keyword, _KEYWORD_CHARS) for keyword in analysis["keywords"])
+
+
+def _is_chinese(analysis: Analysis) -> bool:
+    language: str | None = analysis["language"]
+    if language is None:  # emoji alone, or refused before it was read
+        return bool(re.search(r"[\u4e00-\u9fff]", analysis["original_text"][:1000]))
+    return language == "zh" or language.startswith("zh-")
+
+
+def render_many(analyses: Sequence[Analysis], task: Task, *, link: str | None = None) -> str:
+    """Several analyses: how many of each label, then a table of at most `MAX_ROWS` rows, then where the others are.
+
+    The words are Chinese if at least half of the comments are.
+    """
+    words = _CHINESE if 2 * sum(map(_is_chinese, analyses)) >= len(analyses) else _ENGLISH
+    lines = [_counts(analyses, task, words), "", _row(words.header), _row(["--:", ":--", ":--", "--:", ":--"])]
+    lines += [_table_row(number, analysis, words) for number, analysis in enumerate(analyses[:MAX_ROWS], 1)]
+    if any(analysis["status"] == "ok" and analysis["needs_review"] for analysis in analyses[:MAX_ROWS]):
+        lines += ["", f"? {words.review}"]
+    if len(analyses) > MAX_ROWS:
+        lines += ["", words.more.format(shown=MAX_ROWS, all=len(analyses))]
+    if link is not None:
+        lines += ["", f"[{words.whole_file}]({link})"]
+    return "\n".join(lines) + "\n"
+
+
+def _counts(analyses: Sequence[Analysis], task: Task, words: _Words) -> str:
+    labels = Counter(analysis.label for analysis in analyses if analysis["status"] == "ok")
+    statuses = Counter(analysis["status"] for analysis in analyses)
+    counts = [(_label(name, words), labels[name]) for name in task.label_names]
+    counts += [
+        (name, count)
+        for name, count in ((words.insufficient, statuses["insufficient"]), (words.error, statuses["error"]))
+        if count
+    ]
+    shares = [f"{name} {count:,} ({count / len(analyses):.1%})" for name, count in counts]
+    return " · ".join([f"**{len(analyses):,} {words.comments}**", *shares])
+
+
+def _table_row(number: int, analysis: Analysis, words: _Words) -> str:
+    if analysis["status"] == "ok":
+        confidence = analysis["confidence"]
+        label = _label(analysis.label or "", words) + (" ?" if analysis["needs_review"] else "")
+        share = "—" if confidence is None else _percent(confidence)
+    else:
+        label = words.insufficient if analysis["status"] == "insufficient" else words.error
+        label, share = f"{label}{_reason(analysis, words)}", ""
+    comment = inline(analysis["original_text"], _COMMENT_CHARS)
+    return _row([str(number), comment, label, share, _keywords(analysis, words)])
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+# --- hostile text -----------------------------------------------------------------------------------------------------
+
+
+def visible(text: str) -> str:
+    """The characters that an answer shows of a text, on one line.
+
+    White space, line ends among it, is one space each; what would turn the order of reading or has no form (controls,
+    lone surrogates) is U+FFFD.
+    """
+    return " ".join("".join(map(_seen, text)).split())
+
+
+def _seen(char: str) -> str:
+    if char.isspace() or (char.isascii() and char.isprintable()):
+        return char
+    return _UNSEEN if char in _TURNING or unicodedata.category(char) in {"Cc", "Cs"} else char
+
+
+def shorten(text: str, most: int) -> str:
+    """What is visible of the beginning of a text, with an ellipsis if that is not all of it."""
+    seen = visible(text[: 8 * most])
+    if len(seen) <= most and len(text) <= 8 * most:
+        return seen
+    return seen[: most - 1].rstrip().rstrip(_JOINING) + "…"
+
+
+def inline(text: str, most: int) -> str:
+    """Any text as Markdown inside a line or a table's cell, at most so many characters of it."""
+    return _escape(shorten(text, most), {})
+
+
+def quote(text: str, marks: Iterable[tuple[int, int]] = ()) -> str:
+    """Any text as a Markdown quote that keeps its lines; "" if nothing of it is visible.
+
+    Args:
+        text: the text; of a very long one, the beginning.
+        marks: what to set in bold, as half-open ranges of its characters.
+    """
+    bold = {at for start, end in marks for at in range(start, min(end, _QUOTE_CHARS))}
+    lines = [_quoted_line(match, bold) for match in _LINE.finditer(text[:_QUOTE_CHARS])]
+    lines += ["…"] if len(text) > _QUOTE_CHARS else []
+    return "  \n".join(f"> {line}" for line in lines if line)
+
+
+def _quoted_line(line: re.Match[str], bold: set[int]) -> str:
+    """One line, in which white space is single spaces, as `visible` has it."""
+    chars: list[str] = []
+    marked: list[bool] = []
+    for at, char in enumerate(line[0], line.start()):
+        if not char.isspace():
+            chars.append(_seen(char))
+            marked.append(at in bold)
+        elif chars and chars[-1] != " ":
+            chars.append(" ")
+            marked.append(at in bold)
+    text = "".join(chars).rstrip()
+    return _escape(text, dict(_runs(text, marked)))
+
+
+def _runs(text: str, marked: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    """Where marked characters begin and end, without spaces at the edges."""
+    end = 0
+    for start in range(len(text)):
+        if start < end or not marked[start] or text[start] == " ":
+            continue
+        end = next((at for at in range(start, len(text)) if not marked[at]), len(text))
+        while text[end - 1] == " ":
+            end -= 1
+        yield start, end
+
+
+def _escape(text: str, bold: Mapping[int, int]) -> str:
+    """Visible text as Markdown that shows exactly it, with these ranges in bold.
+
+    Emphasis needs care where it begins or ends with punctuation, as in `很**（差）**啊`: the asterisks mean something
+    only if what is outside is punctuation too (CommonMark 0.31.2, section 6.2), which a reference is, by its `&` and
+    its `;`.
+    """
+    coded = {match.start() for match in _SOMETIMES.finditer(text)}
+    coded |= {at for at, char in enumerate(text) if char in _ALWAYS}
+    for start, end in bold.items():
+        coded |= set() if text[start].isalnum() else {start - 1, start}
+        coded |= set() if text[end - 1].isalnum() else {end - 1, end}
+    edges = dict.fromkeys([*bold, *bold.values()], "**")
+    joined = {match.start(): "&#8288;" for match in _ADDRESS.finditer(text)}
+    pieces = [
+        f"{edges.get(at, '')}{f'&#{ord(char)};' if at in coded else char}{joined.get(at, '')}"
+        for at, char in enumerate(text)
+    ]
+    return "".join(pieces) + edges.get(len(text), "")

@@ -1,0 +1,497 @@
+"""Long jobs over files: upload, look, follow, fetch the result, cancel, delete.
+
+An upload is streamed to the disk and looked at before it becomes a job, so that what cannot be read is refused at once.
+Other people's jobs are not there (404).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePath
+from typing import IO, TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, Field
+from starlette.responses import StreamingResponse
+
+from reviewmill.batch.write import XLSX_MAX_ROWS
+from reviewmill.errors import ColumnError, IdempotencyConflictError, InputError, OutputError
+from reviewmill.server.access import Caller, require
+from reviewmill.server.jobs.check import Found, Wanted, check
+from reviewmill.server.jobs.events import ENDED, event_id, job_events, public_progress
+from reviewmill.server.jobs.files import JobFiles, kind_of, shown_name
+from reviewmill.server.jobs.intake import Upload, UploadTooLargeError, receive
+from reviewmill.server.jobs.results import MEDIA_TYPES, ResultFormat, ResultGoneError, open_result
+from reviewmill.server.jobs.worker import in_thread
+from reviewmill.server.problems import Fault, Problem, invalid, not_found
+from reviewmill.store import JobRecord, JobState, new_id
+
+if TYPE_CHECKING:
+    from reviewmill.server.state import Service
+
+router = APIRouter(tags=["jobs"])
+
+FORM_OVERHEAD: Final = 1_000_000
+"""Bytes of a form beside the file in it."""
+
+_BLOCK: Final = 1 << 18
+_COLUMNS_SHOWN: Final = 100
+
+JobCaller = Annotated[Caller, Depends(require("jobs", "admin"))]
+T = TypeVar("T")
+
+
+# --- what goes over the wire ------------------------------------------------------------------------------------------
+
+
+class Job(BaseModel):
+    """A job. Times are in UTC."""
+
+    id: str
+    state: JobState
+    owner: str = Field(description="the id of the API key that made it")
+    task: str
+    filename: str = Field(description="the upload's name, made harmless")
+    format: str
+    text_column: str | None
+    id_column: str | None
+    size: int = Field(description="bytes of the upload")
+    sha256: str = Field(description="digest of the upload")
+    rows: int | None = Field(description="rows of the upload")
+    progress: dict[str, Any] = Field(description="phase, distinct texts and how many are done, rate, why it waits")
+    summary: dict[str, Any] | None = Field(description="when done: counts, shares, routes, errors, keywords")
+    error: dict[str, Any] | None = Field(description="when failed: why, and what to do")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: dict[str, str]
+
+
+class JobList(BaseModel):
+    """One page of jobs, newest first."""
+
+    jobs: list[Job]
+    next_cursor: str | None = Field(description="give it as `cursor` for the next page; null on the last")
+
+
+def _shown(job: JobRecord) -> Job:
+    here = f"/v1/jobs/{job.id}"
+    return Job(
+        id=job.id,
+        state=job.state,
+        owner=job.owner,
+        task=job.task,
+        filename=job.filename,
+        format=job.format,
+        text_column=job.text_column,
+        id_column=job.id_column,
+        size=job.size,
+        sha256=job.sha256,
+        rows=job.options.get("rows"),
+        progress=public_progress(job.progress),
+        summary=job.summary,
+        error=job.error,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        links={"self": here, "events": f"{here}/events", "result": f"{here}/result"},
+    )
+
+
+# --- upload -----------------------------------------------------------------------------------------------------------
+
+_FORM: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "CSV, TSV, JSONL, JSON, Parquet, XLSX, text"},
+        "text": {"type": "string", "description": "the column that holds the comments; found if not given"},
+        "id": {"type": "string", "description": "the column that holds the ids"},
+        "customer": {"type": "string", "description": "the column that holds the customers' ids, for deletion"},
+        "task": {"type": "string", "description": "what to find out; `sentiment` if not given"},
+        "format": {"type": "string", "description": "the file's format, where its name does not tell"},
+        "keywords": {"type": "boolean", "description": "whether keywords are extracted"},
+    },
+}
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _FORM},
+            "application/x-ndjson": {
+                "schema": {"type": "string"},
+                "example": '{"id": 1, "comment": "物流很快，包装很好"}\n{"id": 2, "comment": "太差了"}\n',
+            },
+            "text/csv": {"schema": {"type": "string"}, "example": "id,comment\n1,物流很快\n"},
+        },
+    }
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a caller wants of an upload: the form's fields, else the query's."""
+
+    text: str | None
+    id: str | None
+    customer: str | None
+    task: str | None
+    format: str | None
+    keywords: bool | None
+
+    @classmethod
+    def of(cls, query: Any, fields: dict[str, str]) -> Asked:
+        """Read it.
+
+        Raises:
+            Problem: a value is none that it may be.
+        """
+        given = {name: value for name, value in {**query, **fields}.items() if value != ""}
+        if "agreement" in given:
+            raise invalid(
+                "agreement",
+                "the cascade, which it is the target of, is not part of this version",
+                hint="Leave it out: every comment is answered by the model.",
+            )
+        names = ("text", "id", "customer", "task", "format")
+        return cls(**{name: given.get(name) for name in names}, keywords=_flag(given.get("keywords")))
+
+
+def _flag(value: str | None) -> bool | None:
+    if value is None:
+        return None
+    if value.lower() not in {"true", "false", "1", "0"}:
+        raise invalid("keywords", "it is neither true nor false")
+    return value.lower() in {"true", "1"}
+
+
+@router.post(
+    "/v1/jobs",
+    status_code=201,
+    summary="Upload a file of comments, to be analysed",
+    responses={
+        200: {"model": Job, "description": "the same request was made before, with this Idempotency-Key"},
+        409: {"description": "the Idempotency-Key was used for another request"},
+        413: {"description": "the file is too large"},
+        415: {"description": "the body is neither a form nor a file of comments"},
+        422: {"description": "the file cannot be read as comments, or a field is not valid"},
+        507: {"description": "the service's disk is full"},
+    },
+    openapi_extra=_BODY,
+)
+async def create_job(
+    request: Request,
+    response: Response,
+    caller: JobCaller,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+    text: Annotated[str | None, Query(description="as in the form, where the body is the file alone")] = None,
+    id: Annotated[str | None, Query(description="likewise")] = None,  # noqa: A002
+    customer: Annotated[str | None, Query(description="likewise")] = None,
+    task: Annotated[str | None, Query(description="likewise")] = None,
+    format: Annotated[str | None, Query(description="likewise")] = None,  # noqa: A002
+    keywords: Annotated[bool | None, Query(description="likewise")] = None,
+    filename: Annotated[str | None, Query(description="what the file is called, likewise")] = None,
+) -> Job:
+    """A form with the file in it, or the file alone as the body (`application/x-ndjson`, `text/csv`, ...).
+
+    With an `Idempotency-Key`, the same request makes the job once, however often it is sent.
+    """
+    service = _service(request)
+    limit = service.settings.service.max_upload_bytes
+    content_type = _accepted(request.headers, limit)
+    job_id = new_id()
+    files = service.jobs.files(job_id)
+    with _refusals():
+        try:
+            await in_thread(_make_folder, files)
+            upload = await receive(request.stream(), content_type, files.upload("part"), limit=limit)
+            upload.filename = upload.filename or filename
+            asked = Asked.of(request.query_params, upload.fields)
+            named = await _check_task(service, asked.task)
+            kind = kind_of(upload.filename or "", asked.format, upload.media_type)
+            await in_thread(files.upload("part").rename, files.upload(kind))
+            found = await _looked_at(service, files, kind, upload, asked)
+        except BaseException:
+            await in_thread(files.remove)
+            raise
+        job, created = await in_thread(_queue, service, caller, job_id, upload, asked, named, kind, found, idempotency_key)
+    if created:
+        service.jobs.nudge()
+    response.status_code = 201 if created else 200
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return _shown(job)
+
+
+def _accepted(headers: Any, limit: int) -> str:
+    """The content type, if what comes may be taken at all."""
+    content_type: str = headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() in {"", "application/x-www-form-urlencoded"}:
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            "The body is of no kind that is taken",
+            "A form (multipart/form-data) with a part `file` is needed, or a file of comments as the body.",
+            'With curl: -F "file=@comments.csv", or -H "Content-Type: text/csv" --data-binary @comments.csv.',
+        )
+    length = headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length) > limit + FORM_OVERHEAD:
+        raise _too_large(f"The body has {int(length):,} bytes; a file may have {limit:,}.")
+    return content_type
+
+
+def _make_folder(files: JobFiles) -> None:
+    try:
+        files.folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise OutputError(f"The upload cannot be stored: {error.strerror}.") from error
+
+
+async def _looked_at(service: Service, files: JobFiles, kind: str, upload: Upload, asked: Asked) -> Found:
+    limits = service.settings.service
+    wanted = Wanted(
+        path=str(files.upload(kind)),
+        size=upload.size,
+        kind=kind,
+        text=asked.text,
+        id=asked.id,
+        customer=asked.customer,
+        max_rows=limits.max_rows,
+        max_columns=limits.max_columns,
+    )
+    return await check(wanted, shown=shown_name(upload.filename))
+
+
+def _queue(
+    service: Service,
+    caller: Caller,
+    job_id: str,
+    upload: Upload,
+    asked: Asked,
+    task: str,
+    kind: str,
+    found: Found,
+    key: str | None,
+) -> tuple[JobRecord, bool]:
+    """Make it a job; or, where it is one already, or must not be, remove what came. In one thread, so whole or not."""
+    created = False
+    try:
+        job, created = service.store.jobs.create(
+            caller.key_id,
+            job_id=job_id,
+            task=task,
+            filename=shown_name(upload.filename),
+            format=kind,
+            text_column=found.text_column,
+            id_column=found.id_column,
+            size=upload.size,
+            sha256=upload.sha256,
+            idempotency_key=key,
+            options={"rows": found.rows, "keywords": asked.keywords, "customer": found.customer_column},
+        )
+        return job, created
+    finally:
+        if not created:
+            service.jobs.files(job_id).remove()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Say by status what is wrong with an upload."""
+    try:
+        yield
+    except UploadTooLargeError as error:
+        raise _too_large(error.message, error.hint) from None
+    except IdempotencyConflictError as error:
+        raise Problem(
+            409, "idempotency-conflict", "The key was used for another request", error.message, error.hint
+        ) from None
+    except ColumnError as error:
+        listed = ", ".join(name[:100] for name in error.columns[:_COLUMNS_SHOWN])
+        fault = Fault(where="file", detail=f"{len(error.columns):,} columns: {listed}")
+        raise Problem(422, "no-such-column", _UNREADABLE, error.message, error.hint, errors=[fault]) from None
+    except InputError as error:
+        raise Problem(422, "unreadable-file", _UNREADABLE, error.message, error.hint) from None
+    except OutputError as error:
+        raise Problem(507, "storage-full", "The upload cannot be stored", error.message, error.hint) from error
+
+
+_UNREADABLE: Final = "The file cannot be read as comments"
+
+
+def _too_large(detail: str, hint: str | None = None) -> Problem:
+    return Problem(413, "too-large", "The upload is too large", detail, hint)
+
+
+# --- look, follow -----------------------------------------------------------------------------------------------------
+
+
+@router.get("/v1/jobs", summary="The caller's jobs, newest first (all jobs, for an admin)")
+async def list_jobs(
+    request: Request,
+    caller: JobCaller,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> JobList:
+    """One page."""
+    jobs, following = await asyncio.to_thread(
+        _service(request).store.jobs.list, caller.sees, cursor=cursor, limit=limit
+    )
+    return JobList(jobs=[_shown(job) for job in jobs], next_cursor=following)
+
+
+@router.get("/v1/jobs/{job_id}", summary="One job")
+async def get_job(request: Request, caller: JobCaller, job_id: str) -> Job:
+    """State, progress, and the summary when it is done."""
+    return _shown(await _job(request, caller, job_id))
+
+
+@router.get(
+    "/v1/jobs/{job_id}/events",
+    summary="Follow a job: server-sent events until it has ended",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "progress and state"},
+        204: {"description": "the job has ended, and the last event was seen"},
+    },
+)
+async def follow_job(
+    request: Request,
+    caller: JobCaller,
+    job_id: str,
+    last_event_id: Annotated[str | None, Header(max_length=100)] = None,
+) -> Response:
+    """Events `progress` and `state`; who comes back with `Last-Event-ID` is told only what is newer."""
+    service = _service(request)
+    job = await _job(request, caller, job_id)
+    if job.state in ENDED and last_event_id == event_id(job):
+        return Response(status_code=204)  # a browser's EventSource then comes back no more
+    events = job_events(
+        lambda: service.store.jobs.get(job_id), last_id=last_event_id, stopping=lambda: service.jobs.stopping
+    )
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+# --- result -----------------------------------------------------------------------------------------------------------
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    summary="The result of a finished job",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "content": {kind.partition(";")[0]: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()},
+            "description": "the file",
+        },
+        409: {"description": "the job is not done"},
+    },
+)
+async def get_result(
+    request: Request, caller: JobCaller, job_id: str, format: ResultFormat = "csv"  # noqa: A002
+) -> Response:
+    """All rows of the upload in their order, with the result's columns. What failed is in the rows."""
+    service = _service(request)
+    job = await _job(request, caller, job_id)
+    if job.state != "done":
+        raise Problem(
+            409,
+            "job-not-done",
+            "The job has no result",
+            f"The job is {job.state}.",
+            _NO_RESULT[job.state],
+        )
+    if format == "xlsx" and job.summary is not None and job.summary["rows"] > XLSX_MAX_ROWS:
+        raise invalid("format", f"an XLSX sheet holds {XLSX_MAX_ROWS:,} rows", hint="Take csv or parquet.")
+    try:
+        handle = await in_thread(open_result, service.jobs.files(job.id), job.token, format)
+    except ResultGoneError:
+        raise not_found("job with this id") from None
+    except OutputError as error:
+        raise Problem(
+            507, "storage-full", "The result cannot be made", "There is no room for this format.", "Take jsonl."
+        ) from error
+    headers = {
+        "Content-Length": str(os.fstat(handle.fileno()).st_size),
+        "Content-Disposition": _disposition(job.filename, format),
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+    }
+    return StreamingResponse(_blocks(handle), headers=headers, media_type=MEDIA_TYPES[format])
+
+
+_NO_RESULT: Final[dict[str, str]] = {
+    "queued": "Wait until it is done: follow its events.",
+    "running": "Wait until it is done: follow its events.",
+    "failed": "Its `error` says why.",
+    "cancelled": "Upload the file again.",
+}
+
+
+def _disposition(filename: str, kind: str) -> str:
+    """The header that names a download (RFC 6266; the name in UTF-8 by RFC 8187)."""
+    stem = PurePath(filename.removesuffix(".gz")).stem or "result"
+    name = f"{stem}.analyzed.{kind}"
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in " ._-") else "_" for c in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+async def _blocks(handle: IO[bytes]) -> AsyncIterator[bytes]:
+    try:
+        while block := await asyncio.to_thread(handle.read, _BLOCK):
+            yield block
+    finally:
+        handle.close()
+
+
+# --- cancel, delete ---------------------------------------------------------------------------------------------------
+
+
+@router.post("/v1/jobs/{job_id}/cancel", summary="Stop a job")
+async def cancel_job(request: Request, caller: JobCaller, job_id: str) -> Job:
+    """A job that has ended stays as it is."""
+    service = _service(request)
+    before = await _job(request, caller, job_id)
+    job = await asyncio.to_thread(service.store.jobs.cancel, job_id)
+    if job is None:
+        raise not_found("job with this id")
+    if before.state == "queued" and job.state == "cancelled":  # no worker has it, which would tidy up itself
+        await in_thread(service.jobs.files(job.id).tidy, None)
+    return _shown(job)
+
+
+@router.delete("/v1/jobs/{job_id}", status_code=204, summary="Delete a job, its upload and its result")
+async def delete_job(request: Request, caller: JobCaller, job_id: str) -> Response:
+    """It is stopped if it runs. A line in the audit says that it was there."""
+    service = _service(request)
+    job = await _job(request, caller, job_id)
+    await in_thread(_delete, service, job, caller.key_id)
+    return Response(status_code=204)
+
+
+def _delete(service: Service, job: JobRecord, actor: str) -> None:
+    service.jobs.delete(job, actor=actor)
+
+
+async def _job(request: Request, caller: Caller, job_id: str) -> JobRecord:
+    job = await asyncio.to_thread(_service(request).store.jobs.get, job_id)
+    if job is None or caller.sees not in {None, job.owner}:
+        raise not_found("job with this id")
+    return job
+
+
+async def _check_task(service: Service, name: str | None) -> str:
+    """The task's name, if it is one that is served."""
+    task = await asyncio.to_thread(service.room.task, name)
+    return task.name
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service

@@ -1,0 +1,390 @@
+"""Jobs outlive whatever ends their worker: real processes, a real store, and a stub that counts what it is asked."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import free_port
+from reviewmill.server.jobs.files import JobFiles
+from reviewmill.settings import ServiceSettings
+from reviewmill.store import JobRecord, Store, database_url, new_id
+from stub_endpoint import StubEndpoint
+
+TESTS = Path(__file__).parent
+CONCURRENCY = 4
+
+
+class Bench:
+    """A folder of jobs, its store, and processes that work on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.store = Store.open(database_url(ServiceSettings(data_dir=folder)))
+        self.root = folder / "jobs"
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def add(self, texts: list[str], **columns: list[Any]) -> JobRecord:
+        job_id = new_id()
+        files = JobFiles(self.root, job_id)
+        files.folder.mkdir(parents=True)
+        with files.upload("csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["评论", *columns], *zip(texts, *columns.values(), strict=True)])
+        content = files.upload("csv").read_bytes()
+        options = {"rows": len(texts), "customer": "customer_id" if "customer_id" in columns else None}
+        job, created = self.store.jobs.create(
+            "local",
+            job_id=job_id,
+            task="sentiment",
+            filename="in.csv",
+            format="csv",
+            text_column="评论",
+            id_column=None,
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            options=options,
+        )
+        assert created
+        return job
+
+    def start(self, endpoint: str, *, lease_s: float = 30.0, workers: int = 1) -> subprocess.Popen[str]:
+        program = [sys.executable, str(TESTS / "jobs_process.py"), str(self.folder), endpoint, str(lease_s)]
+        log = (self.folder / f"log{len(self.processes)}").open("w")
+        process = subprocess.Popen([*program, str(workers)], stdout=subprocess.PIPE, stderr=log, text=True)
+        self.processes.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", Path(log.name).read_text()
+        return process
+
+    def job(self, job_id: str) -> JobRecord:
+        job = self.store.jobs.get(job_id)
+        assert job is not None
+        return job
+
+    def wait(self, job_id: str, condition: Callable[[JobRecord], bool], seconds: float = 60) -> JobRecord:
+        deadline = time.monotonic() + seconds
+        while not condition(job := self.job(job_id)):
+            assert time.monotonic() < deadline, f"{job}\n{self.logs()}"
+            time.sleep(0.02)
+        return job
+
+    def done(self, job_id: str, seconds: float = 60) -> JobRecord:
+        job = self.wait(job_id, lambda job: job.state not in {"queued", "running"}, seconds)
+        assert job.state == "done", f"{job}\n{self.logs()}"
+        return job
+
+    def rows(self, job: JobRecord) -> list[dict[str, Any]]:
+        lines = JobFiles(self.root, job.id).result(job.token).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def tidied(self, job: JobRecord) -> None:
+        """Wait until only the result is left."""
+        folder = JobFiles(self.root, job.id).folder
+        wanted = [folder / f"run-{job.token}"]
+        deadline = time.monotonic() + 5
+        while [path for path in folder.iterdir() if path.name != "lock"] != wanted or len(list(wanted[0].iterdir())) > 2:
+            assert time.monotonic() < deadline, [*folder.rglob("*")]
+            time.sleep(0.02)
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.folder.glob("log*")))
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+        self.store.close()
+
+
+@pytest.fixture
+def bench(tmp_path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "data")
+    yield bench
+    bench.close()
+
+
+def comments(n: int, mark: str = "") -> list[str]:
+    return [f"{mark}第{number}条：{['质量很好', '太差了', '是蓝色的'][number % 3]}" for number in range(n)]
+
+
+def asked(stub: StubEndpoint, texts: list[str]) -> dict[str, int]:
+    return {text: stub.asked[text] for text in texts}
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+
+
+def test_a_job_is_run_and_only_its_result_is_left(bench) -> None:
+    texts = [*comments(30), "", "第1条：太差了"]
+    with StubEndpoint() as stub:
+        process = bench.start(stub.url)
+        job = bench.done(bench.add(texts, 星级=list(range(32))).id)
+        rows = bench.rows(job)
+        assert [row["original_text"] for row in rows] == texts
+        assert [row["星级"] for row in rows] == [str(n) for n in range(32)]
+        assert rows[1]["sentiment"] == "negative"
+        assert job.summary is not None
+        assert job.summary["statuses"] == {"ok": 31, "insufficient": 1}
+        assert job.summary["routes"] == {"model": 30, "rule": 1, "cache": 1}
+        assert sum(job.summary["shares"].values()) == pytest.approx(1, abs=0.001)
+        assert job.summary["top_keywords"]
+        assert "input" not in job.summary
+        assert job.progress["done"] == job.progress["distinct"] == 30
+        bench.tidied(job)
+        found = bench.store.comments.find(text_sha256=hashlib.sha256(texts[0].encode()).hexdigest())
+        assert [row.job_id for row in found] == [job.id]
+        stop(process)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_nothing_is_lost_and_nothing_asked_twice_beyond_what_was_in_flight(bench) -> None:
+    texts = comments(120)
+    kills = 0
+    with StubEndpoint(latency=0.05) as stub:
+        job = bench.add(texts)
+        for wanted in (10, 40, 75, 100):
+            process = bench.start(stub.url, lease_s=1.0)
+            while sum(asked(stub, texts).values()) < wanted:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
+            process.wait()
+            kills += 1
+        assert bench.job(job.id).state == "running"
+        process = bench.start(stub.url, lease_s=1.0)
+        job = bench.done(job.id)
+        counts = asked(stub, texts)
+        extra = sum(counts.values()) - len(texts)
+        print(f"\n{kills} kills, {len(texts)} texts, asked {sum(counts.values())} times, {extra} of them again")
+        assert min(counts.values()) == 1
+        assert extra <= kills * CONCURRENCY
+        assert [row["original_text"] for row in bench.rows(job)] == texts
+        assert {row["status"] for row in bench.rows(job)} == {"ok"}
+        assert job.token == kills + 1
+        bench.tidied(job)
+        stop(process)
+
+
+@pytest.mark.slow
+def test_two_servers_share_six_jobs_and_each_is_run_once(bench) -> None:
+    sets = [comments(20, f"{name}：") for name in "甲乙丙丁戊己"]
+    with StubEndpoint(latency=0.05) as stub:
+        jobs = [bench.add(texts) for texts in sets]
+        first, second = bench.start(stub.url), bench.start(stub.url)
+        jobs = [bench.done(job.id) for job in jobs]
+        workers = {job.worker for job in jobs}
+        counts = [n for texts in sets for n in asked(stub, texts).values()]
+        print(f"\n6 jobs by {len(workers)} workers, {len(counts)} texts, asked {sum(counts)} times")
+        assert len(workers) == 2
+        assert set(counts) == {1}
+        assert {job.attempts for job in jobs} == {1}
+        assert [[row["original_text"] for row in bench.rows(job)] for job in jobs] == sets
+        stop(first)
+        stop(second)
+
+
+@pytest.mark.slow
+def test_a_worker_that_was_frozen_past_its_lease_changes_nothing_when_it_thaws(bench) -> None:
+    texts = comments(60)
+    with StubEndpoint(latency=0.1) as stub:
+        job = bench.add(texts)
+        frozen = bench.start(stub.url, lease_s=2.0)
+        stub.wait_for_requests(20)
+        frozen.send_signal(signal.SIGSTOP)
+        other = bench.start(stub.url, lease_s=2.0)
+        bench.wait(job.id, lambda job: job.token == 2)
+        bench.wait(job.id, lambda job: job.progress.get("done", 0) > 30)
+        frozen.send_signal(signal.SIGCONT)  # in the middle of the other's work
+        job = bench.done(job.id)
+        assert job.token == 2
+        assert [row["original_text"] for row in bench.rows(job)] == texts
+        bench.tidied(job)
+        counts = asked(stub, texts)
+        extra = sum(counts.values()) - len(texts)
+        print(f"\n{len(texts)} texts, asked {sum(counts.values())} times, {extra} of them again")
+        assert extra <= 4 * CONCURRENCY  # in flight when frozen, and until the thawed one noticed
+        assert "lost" in bench.logs()
+        before = JobFiles(bench.root, job.id).result(2).read_bytes()
+        again = bench.add(["再来一条好的"])
+        bench.done(again.id)  # both are at work and well
+        assert JobFiles(bench.root, job.id).result(2).read_bytes() == before
+        stop(frozen)
+        stop(other)
+
+
+@pytest.mark.slow
+def test_a_stopped_server_gives_its_job_back_and_the_next_goes_on(bench) -> None:
+    texts = comments(60)
+    with StubEndpoint(latency=0.1) as stub:
+        job = bench.add(texts)
+        process = bench.start(stub.url)
+        stub.wait_for_requests(20)
+        stop(process)
+        given_back = bench.job(job.id)
+        assert (given_back.state, given_back.attempts) == ("queued", 0)
+        assert given_back.progress["stuck"] == 0
+        stop_again = bench.start(stub.url)
+        bench.done(job.id)
+        assert sum(asked(stub, texts).values()) <= len(texts) + CONCURRENCY
+        stop(stop_again)
+
+
+@pytest.mark.slow
+def test_a_job_waits_for_an_endpoint_that_died(bench) -> None:
+    texts = comments(40)
+    port = free_port()
+    stub = StubEndpoint(port=port, latency=0.1)
+    try:
+        job = bench.add(texts)
+        process = bench.start(stub.url)
+        stub.wait_for_requests(12)
+        stub.close()
+        waiting = bench.wait(job.id, lambda job: bool(job.progress.get("waiting")))
+        assert "went away" in waiting.progress["waiting"]
+        assert waiting.state == "running"
+    finally:
+        stub.close()
+    with StubEndpoint(port=port) as back:
+        job = bench.done(job.id)
+        assert {row["status"] for row in bench.rows(job)} == {"ok"}
+        counts = [stub.asked[text] + back.asked[text] for text in texts]
+        print(f"\n{len(texts)} texts, asked {sum(counts)} times by both endpoints")
+        assert min(counts) >= 1
+        assert sum(1 for text in texts if stub.asked[text] and back.asked[text]) <= 12 + 4 * CONCURRENCY
+        stop(process)
+
+
+@pytest.mark.slow
+def test_a_job_waits_for_an_endpoint_that_was_never_there(bench) -> None:
+    port = free_port()
+    job = bench.add(["很好", "太差了"])
+    process = bench.start(f"http://127.0.0.1:{port}/v1")
+    bench.wait(job.id, lambda job: bool(job.progress.get("waiting")))
+    with StubEndpoint(port=port):
+        assert bench.done(job.id).summary is not None
+    stop(process)
+
+
+@pytest.mark.slow
+def test_rows_that_fail_for_good_are_in_the_result(bench) -> None:
+    with StubEndpoint(fail_texts={"第1条": 400}) as stub:
+        process = bench.start(stub.url)
+        job = bench.done(bench.add(comments(5)).id)
+        assert job.summary is not None
+        assert job.summary["errors"] == {"endpoint_refused": 1}
+        assert [row["status"] for row in bench.rows(job)] == ["ok", "error", "ok", "ok", "ok"]
+        stop(process)
+
+
+@pytest.mark.slow
+def test_cancelling_stops_the_work_within_about_a_second(bench) -> None:
+    texts = comments(200)
+    with StubEndpoint(latency=0.1) as stub:
+        job = bench.add(texts)
+        process = bench.start(stub.url)
+        stub.wait_for_requests(10)
+        bench.store.jobs.cancel(job.id)
+        time.sleep(1.6)
+        seen = stub.total
+        time.sleep(0.5)
+        assert stub.total == seen
+        assert seen < 150
+        folder = JobFiles(bench.root, job.id).folder
+        assert not [path for path in folder.rglob("*") if path.is_file()]
+        bench.done(bench.add(["很好"]).id)
+        stop(process)
+
+
+@pytest.mark.slow
+def test_deleting_a_running_job_leaves_no_file(bench) -> None:
+    with StubEndpoint(latency=0.1) as stub:
+        job = bench.add(comments(200))
+        process = bench.start(stub.url)
+        stub.wait_for_requests(10)
+        bench.store.jobs.delete(job.id)
+        folder = JobFiles(bench.root, job.id).folder
+        deadline = time.monotonic() + 5
+        while folder.exists():
+            assert time.monotonic() < deadline, [*folder.rglob("*")]
+            time.sleep(0.05)
+        stop(process)
+
+
+@pytest.mark.slow
+def test_what_is_deleted_while_a_job_runs_is_not_in_its_result(bench) -> None:
+    texts = comments(40)
+    with StubEndpoint(latency=0.05) as stub:
+        job = bench.add(texts, customer_id=[f"c{n % 4}" for n in range(40)])
+        process = bench.start(stub.url)
+        stub.wait_for_requests(8)
+        bench.store.comments.tombstone(hashlib.sha256(texts[0].encode()).hexdigest())
+        bench.store.comments.tombstone(customer_id="c3")
+        job = bench.done(job.id)
+        gone = [row for row in bench.rows(job) if row["status"] == "deleted"]
+        assert len(gone) == 11
+        assert {row["original_text"] for row in gone} == {row["评论"] for row in gone} == {None}
+        assert {row["customer_id"] for row in gone} == {"c0", "c3"}
+        assert texts[0] not in JobFiles(bench.root, job.id).result(job.token).read_text()
+        assert job.summary is not None
+        assert job.summary["statuses"] == {"ok": 29, "deleted": 11}
+        stop(process)
+
+
+@pytest.mark.slow
+def test_a_job_that_ends_its_worker_every_time_fails_in_the_end(bench) -> None:
+    with StubEndpoint(hang=True) as stub:
+        job = bench.add(comments(5))
+        for _ in range(5):
+            process = bench.start(stub.url, lease_s=1.0)
+            before = bench.job(job.id).progress.get("stuck", 0)
+            bench.wait(job.id, lambda job, n=before: job.progress.get("stuck", 0) > n)
+            process.kill()
+            process.wait()
+        bench.start(stub.url, lease_s=1.0)
+        job = bench.wait(job.id, lambda job: job.state == "failed")
+        assert job.error is not None
+        assert "5 workers in a row" in job.error["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
+def test_a_full_disk_delays_a_job_and_does_not_end_it(bench) -> None:
+    texts = [f"{text}{'很' * 300}" for text in comments(150)]
+    with StubEndpoint() as stub:
+        job = bench.add(texts)
+        files = JobFiles(bench.root, job.id)
+        small = files.run(1)
+        small.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], check=False)
+        if mounted.returncode != 0:
+            pytest.skip("mounting is not allowed here")
+        try:
+            process = bench.start(stub.url)
+            waiting = bench.wait(job.id, lambda job: bool(job.progress.get("waiting")))
+            assert "cannot be written" in waiting.progress["waiting"]
+            before = sum(asked(stub, texts).values())
+            subprocess.run(["mount", "-o", "remount,size=50m", small], check=True)
+            job = bench.done(job.id)
+            assert {row["status"] for row in bench.rows(job)} == {"ok"}
+            extra = sum(asked(stub, texts).values()) - len(texts)
+            print(f"\n{before} answers before the disk was full; {extra} texts asked again")
+            stop(process)
+        finally:
+            subprocess.run(["umount", "-l", small], check=False)
