@@ -13,14 +13,15 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from reviewmill.server.problems import Problem
 from reviewmill.store import SCOPES, KeyRecord, Store
 
 if TYPE_CHECKING:
+    from reviewmill.server.state import Service
     from reviewmill.settings import ServiceSettings
 
 Scope = Literal["analyse", "jobs", "admin"]
@@ -222,8 +223,8 @@ def require(*scopes: Scope) -> Callable[[Request], Awaitable[Caller]]:
     wanted = frozenset(scopes)
 
     async def dependency(request: Request) -> Caller:
-        service = request.app.state.service
-        caller: Caller = await service.keyring.caller(request.headers.get("authorization"))
+        service: Service = request.app.state.service
+        caller = await service.keyring.caller(request.headers.get("authorization"))
         if wanted.isdisjoint(caller.scopes):
             names = " or ".join(sorted(wanted))
             raise Problem(
@@ -234,7 +235,15 @@ def require(*scopes: Scope) -> Callable[[Request], Awaitable[Caller]]:
                 "Ask for such a key (`reviewmill keys create --scope …`).",
                 {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{" ".join(sorted(wanted))}"'},
             )
-        service.ledger.seen(caller.key_id)
+        request.scope["caller"] = caller.key_id
+        if caller.key_id != LOCAL:
+            service.ledger.seen(caller.key_id)
         return caller
 
     return dependency
+
+
+Analyst = Annotated[Caller, Depends(require("analyse"))]
+"""A caller that may have comments analysed."""
+Admin = Annotated[Caller, Depends(require("admin"))]
+"""A caller that may see what concerns all."""

@@ -10,21 +10,23 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 from reviewmill.cache import AnswerCache, open_cache
 from reviewmill.endpoints import Connection, Gate, Labeller, connect
 from reviewmill.errors import BusyError, CacheError, EndpointError, ReviewmillError, TaskError
 from reviewmill.pipeline import Pipeline, Prepared, error_info
-from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Route
+from reviewmill.schema import TEXT_PREFIX_BYTES, Analysis, Answer, Comment, ErrorInfo, Route
 from reviewmill.server.hot import HotAnswers
 from reviewmill.tasks import BUILTIN_TASKS, Task, load_task
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from reviewmill.server.metrics import Metrics
     from reviewmill.settings import Settings
 
@@ -62,10 +64,7 @@ class SteadyCache:
     def __init__(self, cache: AnswerCache) -> None:
         self._cache = cache
         self._failing = False
-        self.close = cache.close
-        self.describe = cache.describe
-        self.delete_many = cache.delete_many
-        self.delete_text = cache.delete_text
+        self.warnings = cache.warnings
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
         """Look up answers; none if the cache fails."""
@@ -84,10 +83,28 @@ class SteadyCache:
         else:
             self._failing = False
 
-    def __enter__(self) -> SteadyCache:
+    def delete_many(self, keys: Sequence[bytes]) -> None:
+        """Remove answers."""
+        self._cache.delete_many(keys)
+
+    def delete_text(self, prefix: bytes) -> int:
+        """Remove every answer about one text, and say how many there were."""
+        return self._cache.delete_text(prefix)
+
+    def describe(self) -> str:
+        """Where the answers are kept."""
+        return self._cache.describe()
+
+    def close(self) -> None:
+        """Close the cache."""
+        self._cache.close()
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _warn(self, error: CacheError) -> None:
@@ -292,6 +309,28 @@ class EngineRoom:
         for analysis in done:
             self._metrics.analysed(analysis)
         return done
+
+    def knows(self, comments: Sequence[Comment], task: str | None = None, *, keywords: bool | None = None) -> bool:
+        """Whether all these comments would be answered from memory.
+
+        Raises:
+            TaskError: there is no such task.
+        """
+        wanted = self.task(task)
+        frame = (wanted.name, self._wants_keywords(wanted, keywords))
+        return all(self.hot.get((*frame, comment.text)) is not None for comment in comments)
+
+    async def forget(self, digests: Collection[str]) -> int:
+        """Delete every cached answer about the texts whose digests (of what the model read) these are.
+
+        Raises:
+            CacheError: the cache cannot be reached or written; nothing may be taken for deleted.
+        """
+        if self.cache is None:
+            return 0
+        prefixes = [bytes.fromhex(digest)[:TEXT_PREFIX_BYTES] for digest in digests]
+        delete = self.cache.delete_text
+        return await asyncio.to_thread(lambda: sum(delete(prefix) for prefix in prefixes))
 
     async def _analyse_cold(
         self, pipeline: Pipeline, comments: Sequence[Comment], on_read: OnRead | None

@@ -197,10 +197,14 @@ _PLAIN: Final[dict[int, tuple[str, str]]] = {
     404: ("not-found", "There is nothing at this address."),
     405: ("method-not-allowed", "This address does not answer that method."),
 }
+_KINDS: Final = {408: "body-too-slow", 413: "body-too-large"}
 
 
-def _from_http(error: HTTPException) -> Problem:
-    kind, detail = _PLAIN.get(error.status_code, (f"http-{error.status_code}", str(error.detail)))
+def from_http(error: HTTPException) -> Problem:
+    """What the caller is told of an error in Starlette's own form."""
+    kind, detail = _PLAIN.get(
+        error.status_code, (_KINDS.get(error.status_code, f"http-{error.status_code}"), str(error.detail))
+    )
     title = HTTPStatus(error.status_code).phrase
     return Problem(error.status_code, kind, title, detail, headers=error.headers)
 
@@ -219,7 +223,7 @@ def install(app: FastAPI) -> None:
         return bad_request(found).response()
 
     async def http(_request: Request, error: Exception) -> Response:
-        return (_from_http(error) if isinstance(error, HTTPException) else unexpected()).response()
+        return (from_http(error) if isinstance(error, HTTPException) else unexpected()).response()
 
     app.add_exception_handler(ReviewmillError, ours)
     app.add_exception_handler(Problem, problem)

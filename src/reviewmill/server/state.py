@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from reviewmill.schema import Analysis, Comment
 from reviewmill.server.access import LOCAL, Caller, Keyring, spend
 from reviewmill.server.engine import EngineRoom
 from reviewmill.server.ledger import Ledger
+from reviewmill.server.logs import AccessLog
 from reviewmill.server.metrics import Metrics
 from reviewmill.server.shield import is_loopback
 from reviewmill.store import Store, database_url
@@ -58,8 +60,10 @@ class Service:
         store: keys, jobs, corrections, the index of comments, the audit.
         room: answers comments.
         metrics: what Prometheus is told.
+        access_log: lines about requests.
         ledger: writes usage and the index of comments in the background.
         keyring: who calls.
+        started_at: when it was opened, in seconds since 1970.
         closing: set when the service begins to shut down; long answers (events) end then.
         scrubbers: what else must act when comments are deleted.
     """
@@ -69,8 +73,10 @@ class Service:
         self.store = store
         self.room = room
         self.metrics = metrics
+        self.access_log = AccessLog(metrics.log_lost.inc)
         self.ledger = Ledger(store)
         self.keyring = Keyring(store, settings.service, self.ledger.pending)
+        self.started_at = time.time()
         self.closing = asyncio.Event()
         self.scrubbers: list[Scrub] = []
         self._resources = AsyncExitStack()
@@ -92,9 +98,9 @@ class Service:
             room = await asyncio.to_thread(EngineRoom, settings, metrics)
             stack.push_async_callback(room.aclose)
             service = cls(settings, store, room, metrics)
-            stack.push_async_callback(service._last_flush)
-            stack.push_async_callback(_ended, asyncio.create_task(service.ledger.run()))
-            stack.push_async_callback(_ended, asyncio.create_task(room.watch()))
+            stack.push_async_callback(service._last_words)
+            for running in (service.access_log.run(), service.ledger.run(), room.watch()):
+                stack.push_async_callback(_ended, asyncio.create_task(running))
             service._resources = stack.pop_all()
         return service
 
@@ -103,11 +109,12 @@ class Service:
         self.closing.set()
         await self._resources.aclose()
 
-    async def _last_flush(self) -> None:
+    async def _last_words(self) -> None:
         try:
             await self.ledger.flush()
-        except StoreError as error:
-            log.error("What is known of the last requests is lost: %s", error.message)
+        except StoreError:
+            log.exception("What is known of the last requests could not be written, and is lost.")
+        await asyncio.to_thread(self.access_log.write)
 
     async def analyse(
         self, caller: Caller, comments: Sequence[Comment], task: str | None = None, *, keywords: bool | None = None
