@@ -18,7 +18,6 @@ mkdir secrets.part
 printf '%s' "$postgres" > secrets.part/postgres_password
 cat > secrets.part/redis.conf <<CONF
 requirepass $redis
-dir /data
 save 300 1
 maxmemory 1gb
 maxmemory-policy allkeys-lru
