@@ -13,7 +13,7 @@ ONLY := $(if $(filter file,$(origin PYTHON)),,only)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast test-setup lint format clean model redis postgres
+.PHONY: help demo serve test test-fast test-setup lint format clean model redis postgres
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -22,6 +22,9 @@ demo: $(VENV)/.installed model  ## set up, and analyse examples/comments.csv wit
 	@mkdir -p demo-output
 	@echo "==> Analysing examples/comments.csv"
 	@$(BIN)/reviewmill analyze examples/comments.csv -o demo-output/comments.analyzed.csv
+
+serve: $(VENV)/.serving model  ## set up, and serve the HTTP API on 127.0.0.1:8080 to this machine's own programs
+	@$(BIN)/reviewmill serve --no-auth
 
 test: test-setup  ## set up, and run all tests, the slow ones and those with the real model included
 	@echo "==> Running all tests"
@@ -57,7 +60,12 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml
 	@$(BIN)/python -m pip install -q -e .
 	@touch $@
 
-$(VENV)/.developing: $(VENV)/.installed
+$(VENV)/.serving: $(VENV)/.installed
+	@echo "==> Installing what the service needs"
+	@$(BIN)/python -m pip install -q -e '.[service]'
+	@touch $@
+
+$(VENV)/.developing: $(VENV)/.serving
 	@echo "==> Installing the tools for development"
 	@$(BIN)/python -m pip install -q -e '.[service]' --group dev
 	@touch $@
