@@ -75,13 +75,13 @@ def command_lines(text: str) -> list[str]:
 
 def check_command(words: list[str]) -> None:
     command = typer.main.get_command(app)
-    options: dict[str, object] = {}
+    options: dict[str, object] = {"--help": None}
     for word in words:
         if word.startswith("--"):
             assert word.partition("=")[0] in options, f"{words}: no {word}"
         elif word in getattr(command, "commands", {}):
             command = command.commands[word]
-            options = {name: option for option in command.params for name in option.opts}
+            options = {"--help": None} | {name: option for option in command.params for name in option.opts}
     assert not hasattr(command, "commands"), f"{words} is no whole command"
 
 
@@ -352,9 +352,9 @@ def test_redis_lets_in_who_knows_the_password(tmp_path):
         [server, file, "--port", "0", "--dir", tmp_path, "--unixsocket", socket], stdout=subprocess.DEVNULL
     ) as process:
         try:
-            with Redis(unix_socket_path=str(socket), password=password) as client:
+            with Redis(unix_socket_path=str(socket), password=password, decode_responses=True) as client:
                 answers_soon(client)
-                assert client.config_get("maxmemory-policy") == {b"maxmemory-policy": b"allkeys-lru"}
+                assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
             with Redis(unix_socket_path=str(socket)) as stranger, pytest.raises(AuthenticationError):
                 stranger.ping()
         finally:
@@ -539,7 +539,7 @@ def test_limits_are_the_settings():
     rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", MANUAL.read_text(), re.MULTILINE)
     assert len(rows) > 8
     defaults = ServiceSettings()
-    assert {name: value for name, value in rows} == {name: str(getattr(defaults, name)) for name, _ in rows}
+    assert dict(rows) == {name: str(getattr(defaults, name)) for name, _ in rows}
 
 
 def test_every_type_of_problem_is_explained():
