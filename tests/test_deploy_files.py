@@ -21,6 +21,9 @@ from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from reviewmill.cli.main import app
+from reviewmill.server.app import create_app
+from reviewmill.server.metrics import Metrics
+from reviewmill.server.problems import TYPE_PREFIX
 from reviewmill.settings import ServiceSettings, Settings, load_settings
 from reviewmill.store import database_url
 
@@ -72,13 +75,13 @@ def command_lines(text: str) -> list[str]:
 
 def check_command(words: list[str]) -> None:
     command = typer.main.get_command(app)
-    options: dict[str, object] = {}
+    options: dict[str, object] = {"--help": None}
     for word in words:
         if word.startswith("--"):
             assert word.partition("=")[0] in options, f"{words}: no {word}"
         elif word in getattr(command, "commands", {}):
             command = command.commands[word]
-            options = {name: option for option in command.params for name in option.opts}
+            options = {"--help": None} | {name: option for option in command.params for name in option.opts}
     assert not hasattr(command, "commands"), f"{words} is no whole command"
 
 
@@ -349,9 +352,9 @@ def test_redis_lets_in_who_knows_the_password(tmp_path):
         [server, file, "--port", "0", "--dir", tmp_path, "--unixsocket", socket], stdout=subprocess.DEVNULL
     ) as process:
         try:
-            with Redis(unix_socket_path=str(socket), password=password) as client:
+            with Redis(unix_socket_path=str(socket), password=password, decode_responses=True) as client:
                 answers_soon(client)
-                assert client.config_get("maxmemory-policy") == {b"maxmemory-policy": b"allkeys-lru"}
+                assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
             with Redis(unix_socket_path=str(socket)) as stranger, pytest.raises(AuthenticationError):
                 stranger.ping()
         finally:
@@ -481,3 +484,92 @@ def test_caddy_takes_the_file():
     )
     assert said.returncode == 0, said.stderr
     assert "not formatted" not in said.stderr
+
+
+# --- the manual -------------------------------------------------------------------------------------------------------
+
+
+def examples() -> set[tuple[str, str]]:
+    """Method and path of every curl command."""
+    commands = re.findall(r"^(?:\$ .*)?curl (.*)$", MANUAL.read_text().replace("\\\n", " "), re.MULTILINE)
+    found = set()
+    for command in commands:
+        words = shlex.split(command)
+        (url,) = [word for word in words if word.startswith(("$URL", "http://127.0.0.1:8080"))]
+        path = url.removeprefix("$URL").removeprefix("http://127.0.0.1:8080").partition("?")[0]
+        has_body = any(word in {"-d", "-F", "--data-binary"} for word in words)
+        method = words[words.index("-X") + 1] if "-X" in words else "POST" if has_body else "GET"
+        found.add((method, path))
+    return found
+
+
+@cache
+def routes() -> dict[tuple[str, str], re.Pattern[str]]:
+    """Every route, and what its addresses look like."""
+    paths = create_app(Settings()).openapi()["paths"]
+    return {
+        (method.upper(), path): re.compile(re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(path)))
+        for path, methods in paths.items()
+        for method in methods
+    }
+
+
+def route_of(method: str, path: str) -> tuple[str, str] | None:
+    fitting = (name for name, pattern in routes().items() if name[0] == method and pattern.fullmatch(path))
+    return next(fitting, None)
+
+
+def test_every_example_is_a_route():
+    wrong = {example for example in examples() - {("GET", "/openapi.json")} if route_of(*example) is None}
+    assert not wrong
+
+
+def test_every_route_has_an_example():
+    assert set(routes()) == {route_of(*example) for example in examples()} - {None}
+
+
+def test_examples_in_json_are_json():
+    bodies = re.findall(r"-d '(\{.*?\})'", MANUAL.read_text())
+    assert len(bodies) > 3
+    for body in bodies:
+        assert isinstance(json.loads(body), dict)
+
+
+def test_limits_are_the_settings():
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", MANUAL.read_text(), re.MULTILINE)
+    assert len(rows) > 8
+    defaults = ServiceSettings()
+    assert dict(rows) == {name: str(getattr(defaults, name)) for name, _ in rows}
+
+
+def test_every_type_of_problem_is_explained():
+    """By their names in the source: most of them take a broken part to provoke."""
+    told = {
+        name
+        for row in re.findall(r"^\| [\d, ]+ \| (`.*?) \|", MANUAL.read_text(), re.MULTILINE)
+        for name in re.findall(r"`([a-z-]+)`", row)
+    }
+    source = "\n".join(path.read_text() for path in (ROOT / "src" / "reviewmill" / "server").rglob("*.py"))
+    raised = set(re.findall(r"Problem\(\s*\d{3},\s*\"([a-z-]+)\"", source))
+    assert len(raised) > 15
+    # Nobody is there any more to read that one.
+    assert raised - {"client-gone"} <= told
+    unknown = {name for name in told - raised if f'"{name}"' not in source}
+    assert unknown <= {"answer-invalid", "endpoint-unreachable", "endpoint-timeout"}  # named as the errors of rows
+    assert TYPE_PREFIX in MANUAL.read_text()
+
+
+def test_every_metric_is_explained():
+    told = set(re.findall(r"`(reviewmill_\w+)`", MANUAL.read_text()))
+    known = {
+        f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in Metrics().registry.collect()
+    }
+    assert told == known
+
+
+def test_settings_of_the_example_are_settings(tmp_path, monkeypatch):
+    for number, text in enumerate(re.findall(r"```toml\n(.*?)```", MANUAL.read_text(), re.DOTALL)):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(text)
+        monkeypatch.setenv("REVIEWMILL_CONFIG", str(path))
+        assert load_settings().service.data_dir
