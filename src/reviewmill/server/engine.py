@@ -227,6 +227,9 @@ class EngineRoom:
     def _make_gate(self, capacity: int) -> Gate:
         # A quarter of the places is never a job's, so that a single comment finds one at once.
         background = max(1, capacity * 3 // 4)
+        if self.settings.endpoint is None:
+            # The embedded engine is given more than it works on at once: beyond its slots they would only stand there.
+            background = max(1, min(background, self.settings.slots - 2))
         service = self.settings.service
         # Who may come in is decided by whole requests (`_admitted`), so that the gate itself turns nobody away.
         return Gate(capacity, background, capacity + service.queue + service.max_comments)
