@@ -21,7 +21,7 @@ from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from reviewmill.cli.main import app
-from reviewmill.server.app import create_app
+from reviewmill.server.app import ROUTERS
 from reviewmill.server.metrics import Metrics
 from reviewmill.server.problems import TYPE_PREFIX
 from reviewmill.settings import ServiceSettings, Settings, load_settings
@@ -506,11 +506,11 @@ def examples() -> set[tuple[str, str]]:
 @cache
 def routes() -> dict[tuple[str, str], re.Pattern[str]]:
     """Every route, and what its addresses look like."""
-    paths = create_app(Settings()).openapi()["paths"]
     return {
-        (method.upper(), path): re.compile(re.sub(r"\\\{\w+\\\}", r"[^/]+", re.escape(path)))
-        for path, methods in paths.items()
-        for method in methods
+        (method, route.path): re.compile(re.sub(r"\\\{[\w:]+\\\}", "[^/]+", re.escape(route.path)))
+        for router in ROUTERS
+        for route in router.routes
+        for method in route.methods
     }
 
 
