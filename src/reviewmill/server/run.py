@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -30,6 +32,16 @@ class Serving(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self.ended_by: list[int] = []
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Remember the signals that end it; uvicorn would raise them again before the service is closed."""
+        with super().capture_signals():
+            try:
+                yield
+            finally:
+                self.ended_by, self._captured_signals = self._captured_signals, []
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End: no new requests, then those that are being answered, then everything else."""
@@ -83,12 +95,15 @@ def make_server(settings: Settings, service: Service) -> Serving:
 
 async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
     service = await Service.open(settings)
+    server = make_server(settings, service)
     try:
         host, port = listener.getsockname()[:2]
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        await make_server(settings, service).serve(sockets=[listener])
+        await server.serve(sockets=[listener])
     finally:
         await service.aclose()
+    if signal.SIGINT in server.ended_by:
+        raise KeyboardInterrupt
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
-from reviewmill.server.access import Analyst
+from reviewmill.server.access import Caller, require
 from reviewmill.server.forget import forget
 from reviewmill.server.problems import invalid
 from reviewmill.server.schemas import CustomerId, Deleted, Sha256, problem_responses
@@ -18,7 +18,7 @@ router = APIRouter(tags=["comments"])
 @router.delete("/v1/comments", summary="Delete comments", response_model=Deleted, responses=problem_responses())
 async def delete_comments(
     request: Request,
-    caller: Analyst,
+    caller: Annotated[Caller, Depends(require("analyse", "jobs", "admin"))],
     text_sha256: Annotated[
         Sha256 | None, Query(description="SHA-256 of the comment's text in UTF-8, in lower-case hexadecimal.")
     ] = None,
