@@ -221,3 +221,15 @@ def test_the_api_key_is_never_shown(run) -> None:
         done = run("analyze", "很好", "--endpoint", stub.url, REVIEWMILL_API_KEY="wrong-s3cret")
     assert done.returncode == 1
     assert "s3cret" not in done.stderr + done.stdout
+
+
+def test_redact_masks_texts_and_files(run, tmp_path) -> None:
+    write(tmp_path, "in.csv", "评论\n打13800138000没人接\n")
+    with StubEndpoint() as stub:
+        done = run("analyze", "in.csv", "--redact", "--endpoint", stub.url)
+        assert done.returncode == 0, done.stderr
+        done = run("analyze", "--json", "--redact", "写信到 a.b@example.com 没人回", "--endpoint", stub.url)
+        assert json.loads(done.stdout)["original_text"] == "写信到 a.b@example.com 没人回"
+        asked = {text for text in stub.asked if "没人" in text}
+    assert asked == {"打[电话]没人接", "写信到 [邮箱] 没人回"}
+    assert "打13800138000没人接" in (tmp_path / "in.analyzed.csv").read_text(encoding="utf-8-sig")

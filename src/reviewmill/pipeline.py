@@ -17,7 +17,7 @@ from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Provenance, 
 from reviewmill.scoring import reweigh
 from reviewmill.settings import Settings
 from reviewmill.tasks import Task
-from reviewmill.text import CleanText, clean, detect_language, locate, shorten, triage
+from reviewmill.text import CleanText, clean, detect_language, locate, redact, shorten, triage
 
 REVIEW_FLAGS: Final = frozenset({"low_label_mass", "order_dropped", "shortened"})
 """Flags that ask for a person whatever the confidence."""
@@ -44,18 +44,23 @@ class Prepared:
         return self.cleaned.text
 
 
-def prepare(comment: Comment, *, max_chars: int, max_raw_chars: int) -> Prepared:
+def prepare(comment: Comment, *, max_chars: int, max_raw_chars: int, redacted: bool = False) -> Prepared:
     """Clean and triage one comment. Pure, and never raises for any string.
+
+    What it returns as `text` is all that anybody else sees of the comment: key, cache, endpoint, journal.
 
     Args:
         comment: the comment.
         max_chars: longer cleaned comments are shortened from the middle (code points).
         max_raw_chars: longer raw comments are refused (code points).
+        redacted: whether personal data are masked.
     """
     if len(comment.text) > max_raw_chars:
         message = f"The comment has {len(comment.text):,} characters; the limit is {max_raw_chars:,}."
         return Prepared(comment, None, error=ErrorInfo(type="comment_too_long", message=message))
     cleaned = clean(comment.text)
+    if redacted:
+        cleaned = redact(cleaned)
     reason = triage(cleaned.text)
     if reason:
         return Prepared(comment, cleaned, insufficient=reason)
@@ -181,7 +186,12 @@ class Pipeline:
     def prepare(self, comment: Comment) -> Prepared:
         """Clean and triage under this pipeline's limits."""
         limits = self.settings
-        return prepare(comment, max_chars=limits.max_comment_chars, max_raw_chars=limits.max_raw_chars)
+        return prepare(
+            comment,
+            max_chars=limits.max_comment_chars,
+            max_raw_chars=limits.max_raw_chars,
+            redacted=limits.redact,
+        )
 
     async def cached(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
         """Answers that the cache holds."""

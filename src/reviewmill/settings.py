@@ -106,6 +106,7 @@ class Settings(BaseSettings):
 
     max_comment_chars: int = Field(3000, ge=50, description="longer comments are shortened from the middle")
     max_raw_chars: int = Field(1_000_000, ge=1000, description="longer comments are refused, row by row")
+    redact: bool = Field(False, description="mask phone, ID-card and card numbers, e-mail, house numbers")
     review_below: float = Field(0.7, ge=0, le=1, description="confidence under which needs_review is set")
 
     threads: int | None = Field(None, ge=1, description="CPU threads of the embedded engine; none: all cores")

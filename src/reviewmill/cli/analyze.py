@@ -31,6 +31,7 @@ def analyze(
     keywords: Annotated[bool | None, typer.Option(help="Extract keywords; without, one token a comment.")] = None,
     wire: Annotated[str | None, typer.Option(help="Answer format: auto, compact, json or free.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
+    redact: Annotated[bool | None, typer.Option(help="Mask personal data before anything else sees a comment.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that is not ours.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result (texts) or the manifest as JSON.")] = False,
@@ -43,7 +44,14 @@ def analyze(
     from reviewmill.settings import load_settings
 
     settings = load_settings(
-        endpoint=endpoint, model=model, cache=cache, keywords=keywords, wire=wire, concurrency=concurrency, task=task
+        endpoint=endpoint,
+        model=model,
+        cache=cache,
+        keywords=keywords,
+        wire=wire,
+        concurrency=concurrency,
+        task=task,
+        redact=redact,
     )
     from reviewmill.cli import work
 

@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from reviewmill._version import __version__
 from reviewmill.server import problems
 from reviewmill.server.routes import analyze, comments, corrections, health, jobs, models, tasks
-from reviewmill.server.schemas import AnalyzeRequest, CorrectionBody, ProblemDocument
+from reviewmill.server.schemas import AnalyzeRequest, AnalyzeResponse, CorrectionBody, ProblemDocument
 from reviewmill.server.shield import Shield
 from reviewmill.server.state import Service, working_on_jobs
 
@@ -33,8 +33,8 @@ ROUTERS: Final[list[APIRouter]] = [
 ]
 """All routes."""
 
-BODIES: Final[list[type[BaseModel]]] = [AnalyzeRequest, CorrectionBody, ProblemDocument]
-"""What routes read by `read_body`, and so name in their documentation without FastAPI knowing it."""
+DOCUMENTED: Final[list[type[BaseModel]]] = [AnalyzeRequest, AnalyzeResponse, CorrectionBody, ProblemDocument]
+"""What the document describes, and FastAPI does not know (bodies that `read_body` reads) or drops the nulls of."""
 
 COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = [working_on_jobs]
 """What runs beside the routes for as long as they are served."""
@@ -97,16 +97,24 @@ def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         description=_DESCRIPTION,
         routes=app.routes,
     )
-    _, bodies = models_json_schema(
-        [(model, "validation") for model in BODIES], ref_template="#/components/schemas/{model}"
+    _, described = models_json_schema(
+        [(model, "validation") for model in DOCUMENTED], ref_template="#/components/schemas/{model}"
     )
     components = document.setdefault("components", {})
-    components["schemas"] = {**components.get("schemas", {}), **bodies["$defs"]}
-    components["schemas"]["ManyComments"]["properties"]["comments"]["maxItems"] = settings.service.max_comments
+    components["schemas"] = {**components.get("schemas", {}), **described["$defs"]}
+    _be_exact(components["schemas"], app.state.service)
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": _KEYS}}
-    document["security"] = [{"key": []}]
+    document["security"] = [] if settings.service.no_auth else [{"key": []}]
     app.openapi_schema = document
     return document
+
+
+def _be_exact(schemas: dict[str, Any], service: Service) -> None:
+    """Say what this service's settings decide: its tasks, and how many comments one request may have."""
+    schemas["ManyComments"]["properties"]["comments"]["maxItems"] = service.settings.service.max_comments
+    for name in ("OneComment", "ManyComments", "CorrectionBody"):
+        task = schemas[name]["properties"]["task"]
+        task["anyOf"] = [{"type": "string", "enum": list(service.room.tasks())}, {"type": "null"}]
 
 
 _DESCRIPTION: Final = """\

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 from reviewmill.cache import AnswerCache, open_cache
 from reviewmill.endpoints import Connection, Gate, Labeller, connect
-from reviewmill.errors import BusyError, CacheError, EndpointError, ReviewmillError, TaskError
+from reviewmill.errors import BusyError, CacheError, EndpointError, EndpointRefusedError, ReviewmillError, TaskError
 from reviewmill.pipeline import Pipeline, Prepared, error_info
 from reviewmill.schema import TEXT_PREFIX_BYTES, Analysis, Answer, Comment, ErrorInfo, Route
 from reviewmill.server.hot import HotAnswers
@@ -27,6 +27,7 @@ from reviewmill.tasks import BUILTIN_TASKS, Task, load_task
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from reviewmill.endpoints.client import EndpointClient
     from reviewmill.server.metrics import Metrics
     from reviewmill.settings import Settings
 
@@ -219,13 +220,16 @@ class EngineRoom:
         error = attempt.exception()
         if error is None:
             self.connection, self._failure = attempt.result(), None
-            capacity = self.connection.concurrency
-            # A quarter of the places is never a job's, so that a single comment finds one at once.
-            background = max(1, capacity * 3 // 4)
-            service = self.settings.service
-            self.gate = Gate(capacity, background, service.queue + service.max_comments)
+            self.gate = self.gate or self._make_gate(self.connection.concurrency)
         elif isinstance(error, ReviewmillError):
             self._failure = (time.monotonic(), error)
+
+    def _make_gate(self, capacity: int) -> Gate:
+        # A quarter of the places is never a job's, so that a single comment finds one at once.
+        background = max(1, capacity * 3 // 4)
+        service = self.settings.service
+        # Who may come in is decided by whole requests (`_admitted`), so that the gate itself turns nobody away.
+        return Gate(capacity, background, capacity + service.queue + service.max_comments)
 
     async def check(self) -> Health:
         """Whether the model would answer now; what was found counts for two seconds."""
@@ -241,16 +245,24 @@ class EngineRoom:
             labeller = (await self.pipeline()).labeller
             client = await labeller.connection.open(labeller.prompt)
             async with asyncio.timeout(_CHECK_TIMEOUT_S):
-                fingerprint = await client.identify()
+                is_other = await self._is_other(labeller.connection, client)
         except TimeoutError:
             return Health(ready=False, detail=f"The model's endpoint was silent for {_CHECK_TIMEOUT_S:g} s.")
         except ReviewmillError as error:
             return Health(ready=False, detail=error.message)
-        about = labeller.connection.about
-        if about.endpoint != "embedded" and fingerprint != about.fingerprint:
+        if is_other:
             await self._reconnect(labeller.connection)
             return Health(ready=False, detail="The endpoint serves another model than before.")
+        about = labeller.connection.about
         return Health(ready=True, detail=f"{about.model} on {about.endpoint}")
+
+    async def _is_other(self, connection: Connection, client: EndpointClient) -> bool:
+        """Whether the endpoint serves another model than when we connected."""
+        try:
+            fingerprint = await client.identify()
+        except EndpointRefusedError:
+            return True
+        return connection.about.endpoint != "embedded" and fingerprint != connection.about.fingerprint
 
     async def _reconnect(self, old: Connection) -> None:
         """The endpoint serves another model: its answers are others, and so are their keys."""

@@ -11,7 +11,8 @@ from reviewmill._version import __version__
 from reviewmill.schema import Analysis
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-disable_created_metrics()  # a second series beside each counter, that says when the process began
+# They would add a second series beside each counter, that says when the process began.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -127,10 +127,20 @@ def not_found(what: str) -> Problem:
 def faults(errors: Sequence[Any]) -> list[Fault]:
     """Pydantic's errors, without the values that were sent."""
     found = [
-        Fault(where=".".join(map(str, error["loc"])) or "body", detail=str(error["msg"]).removeprefix("Value error, "))
-        for error in errors
+        Fault(where=_where(error["loc"]), detail=str(error["msg"]).removeprefix("Value error, ")) for error in errors
     ]
     return found[:20]
+
+
+def _where(loc: Sequence[int | str]) -> str:
+    """The path to a value, without pydantic's names for the branches of a union, and never longer than people read."""
+    parts = [
+        str(part) for part in loc if part not in _BRANCHES and not str(part).startswith(("constrained-", "function-"))
+    ]
+    return ".".join(parts)[:200] or "body"
+
+
+_BRANCHES: Final = ("one", "many", "constrained-", "function-")
 
 
 def bad_request(found: Sequence[Fault]) -> Problem:

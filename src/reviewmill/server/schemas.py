@@ -9,7 +9,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, StringConstraints, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    RootModel,
+    StringConstraints,
+    Tag,
+    ValidationError,
+)
 from starlette.responses import Response
 
 from reviewmill.schema import AnalysisFields
@@ -24,7 +34,16 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 JSON: Final = "application/json"
 
-Id = Annotated[str, StringConstraints(max_length=200)] | Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 4.0 is the integer 4."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Id = (
+    Annotated[str, StringConstraints(max_length=200)]
+    | Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
+)
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 CustomerId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import unescape
 from typing import Final, NamedTuple
@@ -66,10 +66,11 @@ class CleanText:
         original: the comment as it was written.
         text: the cleaned comment.
         flags: what is worth telling: `mojibake_fixed`, `invalid_characters` (NUL, lone surrogates), `html` (tags or
-            entities), `squeezed` (repeats), `shortened`, and `unreadable` (encodings nested so deeply that cleaning
-            gave up; `text` is then empty).
+            entities), `squeezed` (repeats), `redacted`, `shortened`, and `unreadable` (encodings nested so deeply that
+            cleaning gave up; `text` is then empty).
         joint: where in `text` the middle was cut out by `shorten` (half-open, code points); None if it was not.
         shifts: the offset map: the replacements of each stage, in the order in which they were made.
+        masked: where in `text` placeholders stand for what nobody may see (`hide`), in order.
     """
 
     original: str
@@ -77,6 +78,7 @@ class CleanText:
     flags: tuple[str, ...] = ()
     joint: tuple[int, int] | None = None
     shifts: tuple[tuple[_Shift, ...], ...] = ()
+    masked: tuple[tuple[int, int], ...] = ()
 
     def to_original(self, start: int, end: int) -> tuple[int, int]:
         """Map a slice of `text` to the smallest slice of `original` that it came from.
@@ -507,6 +509,36 @@ def clean(text: str) -> CleanText:
     return CleanText(text, current, tuple(filter(flags.__contains__, _FLAGS)), None, tuple(shifts))
 
 
+def hide(cleaned: CleanText, places: Sequence[tuple[int, int, str]], flag: str) -> CleanText:
+    """Put placeholders in the place of parts of the text.
+
+    Args:
+        cleaned: the comment.
+        places: start and end in `cleaned.text`, and the placeholder; in order, not overlapping each other, the joint
+            or what is masked already.
+        flag: says why.
+
+    Returns:
+        The comment with its way back to the original, in which each placeholder stands for all that it replaced.
+    """
+    text, moved = _apply(cleaned.text, [_Edit(*place) for place in places])
+    new = ((_forth(moved, start), _forth(moved, start) + len(name)) for start, _, name in places)
+    old = ((_forth(moved, start), _forth(moved, end)) for start, end in cleaned.masked)
+    joint = (_forth(moved, cleaned.joint[0]), _forth(moved, cleaned.joint[1])) if cleaned.joint else None
+    flags = cleaned.flags if flag in cleaned.flags else (*cleaned.flags, flag)
+    return CleanText(cleaned.original, text, flags, joint, (*cleaned.shifts, moved), tuple(sorted((*old, *new))))
+
+
+def _forth(stage: tuple[_Shift, ...], position: int) -> int:
+    """Where a position of a stage's input, not inside a replaced part, is in its output."""
+    index = bisect_right(stage, position, key=_shift_old_end) - 1
+    return position if index < 0 else position - stage[index].old_end + stage[index].end
+
+
+def _shift_old_end(shift: _Shift) -> int:
+    return shift.old_end
+
+
 _CLINGING: Final = re.compile(rf"[{_MARKS}\u200c\u200d\ufe0e\ufe0f\u3099\u309a\U0001f3fb-\U0001f3ff]|(?<=\u200d)")
 _LONGEST_CLUSTER: Final = 16
 """Code points; a longer chain of joined characters is no emoji that is in use, and may be cut."""
@@ -516,7 +548,7 @@ def shorten(cleaned: CleanText, max_chars: int) -> CleanText:
     """Cut the middle out of a long comment: people open with the matter and close with the verdict.
 
     About 60% of what stays is head and 40% is tail, joined by `JOINT`. A sequence of characters that forms one emoji or
-    accented letter is not cut apart.
+    accented letter is not cut apart, nor is a placeholder that `hide` put in.
 
     Args:
         cleaned: what `clean` returned.
@@ -541,8 +573,16 @@ def shorten(cleaned: CleanText, max_chars: int) -> CleanText:
     for _ in range(_LONGEST_CLUSTER):
         start -= 1 if start > 0 and _CLINGING.match(text, start) else 0
         end += 1 if end < len(text) and _CLINGING.match(text, end) else 0
+    for first, after in cleaned.masked:
+        start = first if first < start < after else start
+        end = after if first < end < after else end
     start -= text[max(start - 1, 0) : start] == " "
     end += text[end : end + 1] == " "
     shorter, moved = _apply(text, [_Edit(start, end, JOINT)])
     flags = cleaned.flags if "shortened" in cleaned.flags else (*cleaned.flags, "shortened")
-    return CleanText(cleaned.original, shorter, flags, (start, start + len(JOINT)), (*cleaned.shifts, moved))
+    moving = len(text) - len(shorter)
+    masked = (
+        *(place for place in cleaned.masked if place[1] <= start),
+        *((first - moving, after - moving) for first, after in cleaned.masked if first >= end),
+    )
+    return CleanText(cleaned.original, shorter, flags, (start, start + len(JOINT)), (*cleaned.shifts, moved), masked)

@@ -45,6 +45,14 @@ def _find(keyword: str, text: str, regions: Iterable[tuple[int, int]]) -> tuple[
     return inside_word
 
 
+def _regions(cleaned: CleanText) -> list[tuple[int, int]]:
+    """The parts of the text that the comment's writer wrote, in order."""
+    gaps = sorted((*cleaned.masked, *([cleaned.joint] if cleaned.joint else [])))
+    starts = [0, *(end for _, end in gaps)]
+    ends = [*(start for start, _ in gaps), len(cleaned.text)]
+    return list(zip(starts, ends, strict=True))
+
+
 def _candidates(keyword: str, cleaned: CleanText) -> Iterator[tuple[str, str]]:
     """Ever looser pairs of what to look for and where; the second text has the positions of the first."""
     yield keyword, cleaned.text
@@ -58,7 +66,7 @@ def locate(keywords: Iterable[str], cleaned: CleanText) -> list[Span]:
 
     A keyword is looked for exactly, then without surrounding white space, then ignoring case and width; the first
     occurrence counts, for words of ASCII letters the first as a whole word. Nothing is found across the place where
-    `shorten` cut the middle out.
+    `shorten` cut the middle out, nor in a placeholder: what it stands for must not come back as a keyword.
 
     Args:
         keywords: as the model generated them from `cleaned.text`, in order.
@@ -68,9 +76,7 @@ def locate(keywords: Iterable[str], cleaned: CleanText) -> list[Span]:
         At most one span for each keyword, in order, without duplicates. Always
         `cleaned.original[span["start"]:span["end"]] == span["text"]`, and never empty.
     """
-    length = len(cleaned.text)
-    start, end = cleaned.joint or (length, length)
-    regions = [(0, start), (end, length)]
+    regions = _regions(cleaned)
     spans: list[Span] = []
     seen: set[str] = set()
     for keyword in filter(None, keywords):

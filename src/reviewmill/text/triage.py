@@ -7,6 +7,7 @@ from typing import Final
 
 from reviewmill.text.clean import MENTION_PLACEHOLDER, URL_PLACEHOLDER
 from reviewmill.text.language import to_simplified
+from reviewmill.text.redact import PLACEHOLDERS
 
 EMPTY: Final = "empty"
 NO_WORDS: Final = "no_words"
@@ -55,7 +56,9 @@ _NOTHING_WRITTEN: Final = frozenset(_NOTHING_WRITTEN_TABLE.split())
 _AUTOMATIC: Final = frozenset(_AUTOMATIC_TABLE.split())
 _IN_ENGLISH: Final = frozenset(re.sub(r"[\W_]", "", phrase) for phrase in _ENGLISH_TABLE.split("|"))
 
-_PLACEHOLDER: Final = re.compile(f"{re.escape(URL_PLACEHOLDER)}|{re.escape(MENTION_PLACEHOLDER)}(?![A-Za-z0-9_])")
+_PLACEHOLDER: Final = re.compile(
+    f"{re.escape(MENTION_PLACEHOLDER)}(?![A-Za-z0-9_])|{'|'.join(map(re.escape, (URL_PLACEHOLDER, *PLACEHOLDERS)))}"
+)
 _NOT_WRITTEN: Final = re.compile(r"[\W_]+")
 
 # Pictures that a person chooses to say something: emoji, hearts, stars, ticks and crosses; flags and hands among them.
@@ -90,7 +93,8 @@ def triage(text: str) -> str | None:
     """Decide whether a comment says anything at all.
 
     Nothing is guessed: a comment that is only a picture, an emoticon or a number used as a word ("666", "+1", "5/5")
-    says something, and so does "好评" alone; "!!!", "12345", a web address or a platform's default text do not.
+    says something, and so does "好评" alone; "!!!", "12345", a web address, a placeholder or a platform's default text
+    do not.
 
     Args:
         text: a cleaned comment.
@@ -102,7 +106,7 @@ def triage(text: str) -> str | None:
         return EMPTY
     if len(text) <= _LONGEST_DEFAULT and _DEFAULT_HINT.search(text) and _is_default(text):
         return DEFAULT_TEXT
-    if URL_PLACEHOLDER in text or MENTION_PLACEHOLDER in text:
+    if "[" in text or MENTION_PLACEHOLDER in text:
         text = _PLACEHOLDER.sub(" ", text)
     says = (
         any(map(str.isalpha, text))

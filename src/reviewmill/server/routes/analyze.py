@@ -45,11 +45,12 @@ async def analyze(request: Request, caller: Analyst) -> Response:
     comments = [_comment(each) for each in sent]
     if service.settings.service.log_texts:
         log.info("Comments to analyse.", extra={"comments": [comment.text for comment in comments]})
-    work = service.analyse(caller, comments, body.task, keywords=body.keywords)
+    task = service.room.task(body.task)
     # What is answered from memory is answered before anybody can hang up.
-    at_once = service.room.knows(comments, body.task, keywords=body.keywords)
+    at_once = service.room.knows(comments, task.name, keywords=body.keywords)
+    work = service.analyse(caller, comments, task.name, keywords=body.keywords)
     analyses = await (work if at_once else while_connected(request, work))
-    return json_response({"task": service.room.task(body.task).name, "results": analyses})
+    return json_response({"task": task.name, "results": analyses})
 
 
 def _comment(body: CommentBody) -> Comment:
