@@ -34,7 +34,13 @@ ROUTERS: Final[list[APIRouter]] = [
 ]
 """All routes."""
 
-DOCUMENTED: Final[list[type[BaseModel]]] = [AnalyzeRequest, AnalyzeResponse, CorrectionBody, ProblemDocument]
+DOCUMENTED: Final[list[type[BaseModel]]] = [
+    AnalyzeRequest,
+    AnalyzeResponse,
+    CorrectionBody,
+    jobs.Job,
+    ProblemDocument,
+]
 """What the document describes, and FastAPI does not know (bodies that `read_body` reads) or drops the nulls of."""
 
 COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = [working_on_jobs]

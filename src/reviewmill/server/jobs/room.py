@@ -30,6 +30,9 @@ ORPHAN_S: Final = 3600.0
 CHECKS_AT_ONCE: Final = 2
 """Uploads that are looked at in processes of their own at the same time."""
 
+CONVERSIONS_AT_ONCE: Final = 2
+"""Results that are brought into another format at the same time."""
+
 _ENDED: Final = frozenset({"done", "failed", "cancelled"})
 
 
@@ -44,6 +47,7 @@ class JobRoom:
     Attributes:
         root: the folder of all jobs.
         looking: whose turn it is to look at an upload.
+        converting: whose turn it is to make a result's other format; threads must be left for everybody else.
     """
 
     def __init__(self, store: Store, settings: ServiceSettings, pipeline_of: PipelineOf) -> None:
@@ -56,6 +60,7 @@ class JobRoom:
             for number in range(settings.job_workers)
         ]
         self.looking = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self.converting = asyncio.Semaphore(CONVERSIONS_AT_ONCE)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:

@@ -19,7 +19,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -141,6 +143,7 @@ class Worker:
         self._pipeline_of = pipeline_of
         self._name = name
         self._lease_s = lease_s
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="job-worker")
         self._stopping = asyncio.Event()
         self._nudged = asyncio.Event()
 
@@ -163,6 +166,7 @@ class Worker:
             self._nudged.clear()
             if not self._stopping.is_set():
                 await _until(self._nudged, IDLE_S)
+        self._threads.shutdown(wait=False)
 
     async def _take_safely(self, job: JobRecord) -> None:
         try:
@@ -173,7 +177,7 @@ class Worker:
 
     async def _claim(self) -> JobRecord | None:
         try:
-            return await asyncio.to_thread(self._store.jobs.claim, self._name, self._lease_s)
+            return await self._call(self._store.jobs.claim, self._name, self._lease_s)
         except StoreError as error:
             log.warning("no job could be claimed: %s", error.message)
             return None
@@ -375,7 +379,8 @@ class Worker:
         return None if forgotten is None else forgotten.counts
 
     async def _call(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        return await asyncio.to_thread(call, *arguments, **named)
+        """Ask the store, in threads of our own: a heartbeat must not stand in a line behind somebody's long work."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *arguments, **named))
 
 
 def _source_of(job: JobRecord, files: JobFiles) -> Source:

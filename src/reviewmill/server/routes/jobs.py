@@ -454,7 +454,8 @@ async def get_result(
     if format == "xlsx" and job.summary is not None and job.summary["rows"] > XLSX_MAX_ROWS:
         raise invalid("format", f"an XLSX sheet holds {XLSX_MAX_ROWS:,} rows", hint="Take csv or parquet.")
     try:
-        handle = await in_thread(open_result, service.jobs.files(job.id), job.token, format)
+        async with service.jobs.converting:
+            handle = await in_thread(open_result, service.jobs.files(job.id), job.token, format)
     except ResultGoneError:
         raise not_found("job with this id") from None
     except OutputError as error:
