@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
+
+from pydantic import SecretStr
 
 from reviewmill.analyzer import AsyncSentimentAnalyzer
 from reviewmill.pipeline import Pipeline
@@ -19,7 +22,9 @@ from reviewmill.store import Store, database_url
 
 
 async def main(data_dir: Path, endpoint: str, lease_s: float = 30.0, workers: int = 1) -> None:
-    settings = ServiceSettings(data_dir=data_dir, lease_s=lease_s, job_workers=workers)
+    settings = ServiceSettings(
+        database=SecretStr(os.environ["JOBS_DATABASE"]), data_dir=data_dir, lease_s=lease_s, job_workers=workers
+    )
     own = {"cache": "none", "cache_dir": data_dir / "cache", "state_dir": data_dir / "state"}
     analyzer = AsyncSentimentAnalyzer(endpoint, concurrency=4, attempts=1, **own)
 
@@ -39,4 +44,6 @@ async def main(data_dir: Path, endpoint: str, lease_s: float = 30.0, workers: in
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], *(float(each) for each in sys.argv[3:4]), *map(int, sys.argv[4:5])))
+    asyncio.run(
+        main(Path(sys.argv[1]), sys.argv[2], *(float(each) for each in sys.argv[3:4]), *map(int, sys.argv[4:5]))
+    )

@@ -97,6 +97,7 @@ class Run:
         keep_journal: leave the journal where it is when all is done; somebody else deletes it.
         insist: raise `EndpointLostError` before anything is written if a comment found the endpoint unreachable,
             instead of writing rows with that error.
+        lock_dir: where the journal's lock lies; None: in the folder that the settings name.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Run:
         on_planned: OnPlanned | None = None,
         keep_journal: bool = False,
         insist: bool = False,
+        lock_dir: Path | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.source = source
@@ -120,6 +122,7 @@ class Run:
         self._on_planned = on_planned
         self._keep_journal = keep_journal
         self._insist = insist
+        self._lock_dir = lock_dir or pipeline.settings.state_dir / "locks"
         self._columns = Columns(pipeline.labeller.task, source, output)
         self._sample: list[Analysis] = []
         self._lost = 0
@@ -141,8 +144,7 @@ class Run:
         self._columns.check_output()
         started = time.time()
         fingerprint = await asyncio.to_thread(describe_run, self.pipeline, self.source, self.output)
-        lock_dir = self.pipeline.settings.state_dir / "locks"
-        with Journal(self.journal_path, fingerprint, lock_dir=lock_dir) as journal:
+        with Journal(self.journal_path, fingerprint, lock_dir=self._lock_dir) as journal:
             continued = journal.continued
             await self._plan(journal)
             check_target(self.output, rows=self.progress.rows)  # before the model is asked for what XLSX cannot hold

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from reviewmill.cli import analyze, doctor, models, tasks
+from reviewmill.cli import analyze, doctor, keys, models, serve, tasks
 from reviewmill.errors import ReviewmillError
 
 EXIT_ERROR = 1
@@ -27,8 +27,10 @@ app = typer.Typer(
 )
 app.command("analyze")(analyze.analyze)
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 
 
 def _print_version(wanted: bool) -> None:

@@ -13,14 +13,15 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from reviewmill.server.problems import Problem
 from reviewmill.store import SCOPES, KeyRecord, Store
 
 if TYPE_CHECKING:
+    from reviewmill.server.state import Service
     from reviewmill.settings import ServiceSettings
 
 Scope = Literal["analyse", "jobs", "admin"]
@@ -176,6 +177,23 @@ def spend(caller: Caller, comments: int) -> None:
         Problem: there is not enough left; nothing was counted.
     """
     allowance = caller.allowance
+    _check_quota(allowance, comments)
+    if allowance.rate is not None:
+        _take(allowance, allowance.rate, comments)
+    allowance.used_today += comments
+
+
+def spend_quota(caller: Caller, comments: int) -> None:
+    """Count a job's comments against the caller's quota; its rate is about single comments, which jobs never delay.
+
+    Raises:
+        Problem: there is not enough left; nothing was counted.
+    """
+    _check_quota(caller.allowance, comments)
+    caller.allowance.used_today += comments
+
+
+def _check_quota(allowance: Allowance, comments: int) -> None:
     if allowance.quota is not None and allowance.used_today + comments > allowance.quota:
         left = max(0, allowance.quota - allowance.used_today)
         raise Problem(
@@ -186,9 +204,6 @@ def spend(caller: Caller, comments: int) -> None:
             "Wait for tomorrow, or ask for a higher quota.",
             retry_after=_seconds_to_midnight(),
         )
-    if allowance.rate is not None:
-        _take(allowance, allowance.rate, comments)
-    allowance.used_today += comments
 
 
 def _take(allowance: Allowance, rate: int, comments: int) -> None:
@@ -222,8 +237,8 @@ def require(*scopes: Scope) -> Callable[[Request], Awaitable[Caller]]:
     wanted = frozenset(scopes)
 
     async def dependency(request: Request) -> Caller:
-        service = request.app.state.service
-        caller: Caller = await service.keyring.caller(request.headers.get("authorization"))
+        service: Service = request.app.state.service
+        caller = await service.keyring.caller(request.headers.get("authorization"))
         if wanted.isdisjoint(caller.scopes):
             names = " or ".join(sorted(wanted))
             raise Problem(
@@ -234,7 +249,15 @@ def require(*scopes: Scope) -> Callable[[Request], Awaitable[Caller]]:
                 "Ask for such a key (`reviewmill keys create --scope …`).",
                 {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{" ".join(sorted(wanted))}"'},
             )
-        service.ledger.seen(caller.key_id)
+        request.scope["caller"] = caller.key_id
+        if caller.key_id != LOCAL:
+            service.ledger.seen(caller.key_id)
         return caller
 
     return dependency
+
+
+Analyst = Annotated[Caller, Depends(require("analyse"))]
+"""A caller that may have comments analysed."""
+Admin = Annotated[Caller, Depends(require("admin"))]
+"""A caller that may see what concerns all."""

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.middleware.cors import CORSMiddleware
 
 from reviewmill._version import __version__
 from reviewmill.server import problems
-from reviewmill.server.state import Service
+from reviewmill.server.routes import analyze, comments, corrections, health, jobs, models, tasks
+from reviewmill.server.schemas import AnalyzeRequest, AnalyzeResponse, CorrectionBody, ProblemDocument
+from reviewmill.server.shield import Shield
+from reviewmill.server.state import Service, working_on_jobs
 
 if TYPE_CHECKING:
     from reviewmill.settings import Settings
 
-ROUTERS: Final[list[APIRouter]] = []
+ROUTERS: Final[list[APIRouter]] = [
+    analyze.router,
+    jobs.router,
+    tasks.router,
+    models.router,
+    corrections.router,
+    comments.router,
+    health.router,
+]
 """All routes."""
 
-COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = []
+DOCUMENTED: Final[list[type[BaseModel]]] = [AnalyzeRequest, AnalyzeResponse, CorrectionBody, ProblemDocument]
+"""What the document describes, and FastAPI does not know (bodies that `read_body` reads) or drops the nulls of."""
+
+COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = [working_on_jobs]
 """What runs beside the routes for as long as they are served."""
 
 
@@ -52,6 +70,56 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(app)
+    # The last one added stands before the others.
+    if settings.service.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.service.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id"],
+            expose_headers=["Retry-After", "X-Request-Id"],
+        )
+    app.add_middleware(Shield, settings=settings.service)
     for router in ROUTERS:
         app.include_router(router)
+    app.openapi = lambda: _document(app, settings)  # type: ignore[method-assign]
     return app
+
+
+def _document(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """The OpenAPI document: what FastAPI knows, the bodies that are read later, and how to show a key."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    document = get_openapi(
+        title="reviewmill",
+        version=__version__,
+        summary="Customer comments in, sentiment and keywords out.",
+        description=_DESCRIPTION,
+        routes=app.routes,
+    )
+    _, described = models_json_schema(
+        [(model, "validation") for model in DOCUMENTED], ref_template="#/components/schemas/{model}"
+    )
+    components = document.setdefault("components", {})
+    components["schemas"] = {**components.get("schemas", {}), **described["$defs"]}
+    _be_exact(components["schemas"], app.state.service)
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": _KEYS}}
+    document["security"] = [] if settings.service.no_auth else [{"key": []}]
+    app.openapi_schema = document
+    return document
+
+
+def _be_exact(schemas: dict[str, Any], service: Service) -> None:
+    """Say what this service's settings decide: its tasks, and how many comments one request may have."""
+    schemas["ManyComments"]["properties"]["comments"]["maxItems"] = service.settings.service.max_comments
+    for name in ("OneComment", "ManyComments", "CorrectionBody"):
+        task = schemas[name]["properties"]["task"]
+        task["anyOf"] = [{"type": "string", "enum": list(service.room.tasks())}, {"type": "null"}]
+
+
+_DESCRIPTION: Final = """\
+Analyses comments with a large language model on your own hardware.
+
+Every answer that is not a success is a problem document (RFC 9457). `X-Request-Id` is echoed, or made up.
+"""
+_KEYS: Final = "An API key, made with `reviewmill keys create`. Scopes: analyse, jobs, admin."

@@ -10,21 +10,24 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 from reviewmill.cache import AnswerCache, open_cache
 from reviewmill.endpoints import Connection, Gate, Labeller, connect
-from reviewmill.errors import BusyError, CacheError, EndpointError, ReviewmillError, TaskError
+from reviewmill.errors import BusyError, CacheError, EndpointError, EndpointRefusedError, ReviewmillError, TaskError
 from reviewmill.pipeline import Pipeline, Prepared, error_info
-from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Route
+from reviewmill.schema import TEXT_PREFIX_BYTES, Analysis, Answer, Comment, ErrorInfo, Route
 from reviewmill.server.hot import HotAnswers
 from reviewmill.tasks import BUILTIN_TASKS, Task, load_task
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from reviewmill.endpoints.client import EndpointClient
     from reviewmill.server.metrics import Metrics
     from reviewmill.settings import Settings
 
@@ -62,10 +65,7 @@ class SteadyCache:
     def __init__(self, cache: AnswerCache) -> None:
         self._cache = cache
         self._failing = False
-        self.close = cache.close
-        self.describe = cache.describe
-        self.delete_many = cache.delete_many
-        self.delete_text = cache.delete_text
+        self.warnings = cache.warnings
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
         """Look up answers; none if the cache fails."""
@@ -84,10 +84,28 @@ class SteadyCache:
         else:
             self._failing = False
 
-    def __enter__(self) -> SteadyCache:
+    def delete_many(self, keys: Sequence[bytes]) -> None:
+        """Remove answers."""
+        self._cache.delete_many(keys)
+
+    def delete_text(self, prefix: bytes) -> int:
+        """Remove every answer about one text, and say how many there were."""
+        return self._cache.delete_text(prefix)
+
+    def describe(self) -> str:
+        """Where the answers are kept."""
+        return self._cache.describe()
+
+    def close(self) -> None:
+        """Close the cache."""
+        self._cache.close()
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _warn(self, error: CacheError) -> None:
@@ -202,13 +220,16 @@ class EngineRoom:
         error = attempt.exception()
         if error is None:
             self.connection, self._failure = attempt.result(), None
-            capacity = self.connection.concurrency
-            # A quarter of the places is never a job's, so that a single comment finds one at once.
-            background = max(1, capacity * 3 // 4)
-            service = self.settings.service
-            self.gate = Gate(capacity, background, service.queue + service.max_comments)
+            self.gate = self.gate or self._make_gate(self.connection.concurrency)
         elif isinstance(error, ReviewmillError):
             self._failure = (time.monotonic(), error)
+
+    def _make_gate(self, capacity: int) -> Gate:
+        # A quarter of the places is never a job's, so that a single comment finds one at once.
+        background = max(1, capacity * 3 // 4)
+        service = self.settings.service
+        # Who may come in is decided by whole requests (`_admitted`), so that the gate itself turns nobody away.
+        return Gate(capacity, background, capacity + service.queue + service.max_comments)
 
     async def check(self) -> Health:
         """Whether the model would answer now; what was found counts for two seconds."""
@@ -224,16 +245,24 @@ class EngineRoom:
             labeller = (await self.pipeline()).labeller
             client = await labeller.connection.open(labeller.prompt)
             async with asyncio.timeout(_CHECK_TIMEOUT_S):
-                fingerprint = await client.identify()
+                is_other = await self._is_other(labeller.connection, client)
         except TimeoutError:
             return Health(ready=False, detail=f"The model's endpoint was silent for {_CHECK_TIMEOUT_S:g} s.")
         except ReviewmillError as error:
             return Health(ready=False, detail=error.message)
-        about = labeller.connection.about
-        if about.endpoint != "embedded" and fingerprint != about.fingerprint:
+        if is_other:
             await self._reconnect(labeller.connection)
             return Health(ready=False, detail="The endpoint serves another model than before.")
+        about = labeller.connection.about
         return Health(ready=True, detail=f"{about.model} on {about.endpoint}")
+
+    async def _is_other(self, connection: Connection, client: EndpointClient) -> bool:
+        """Whether the endpoint serves another model than when we connected."""
+        try:
+            fingerprint = await client.identify()
+        except EndpointRefusedError:
+            return True
+        return connection.about.endpoint != "embedded" and fingerprint != connection.about.fingerprint
 
     async def _reconnect(self, old: Connection) -> None:
         """The endpoint serves another model: its answers are others, and so are their keys."""
@@ -292,6 +321,28 @@ class EngineRoom:
         for analysis in done:
             self._metrics.analysed(analysis)
         return done
+
+    def knows(self, comments: Sequence[Comment], task: str | None = None, *, keywords: bool | None = None) -> bool:
+        """Whether all these comments would be answered from memory.
+
+        Raises:
+            TaskError: there is no such task.
+        """
+        wanted = self.task(task)
+        frame = (wanted.name, self._wants_keywords(wanted, keywords))
+        return all(self.hot.get((*frame, comment.text)) is not None for comment in comments)
+
+    async def forget(self, digests: Collection[str]) -> int:
+        """Delete every cached answer about the texts whose digests (of what the model read) these are.
+
+        Raises:
+            CacheError: the cache cannot be reached or written; nothing may be taken for deleted.
+        """
+        if self.cache is None:
+            return 0
+        prefixes = [bytes.fromhex(digest)[:TEXT_PREFIX_BYTES] for digest in digests]
+        delete = self.cache.delete_text
+        return await asyncio.to_thread(lambda: sum(delete(prefix) for prefix in prefixes))
 
     async def _analyse_cold(
         self, pipeline: Pipeline, comments: Sequence[Comment], on_read: OnRead | None

@@ -127,10 +127,20 @@ def not_found(what: str) -> Problem:
 def faults(errors: Sequence[Any]) -> list[Fault]:
     """Pydantic's errors, without the values that were sent."""
     found = [
-        Fault(where=".".join(map(str, error["loc"])) or "body", detail=str(error["msg"]).removeprefix("Value error, "))
-        for error in errors
+        Fault(where=_where(error["loc"]), detail=str(error["msg"]).removeprefix("Value error, ")) for error in errors
     ]
     return found[:20]
+
+
+def _where(loc: Sequence[int | str]) -> str:
+    """The path to a value, without pydantic's names for the branches of a union, and never longer than people read."""
+    parts = [
+        str(part) for part in loc if part not in _BRANCHES and not str(part).startswith(("constrained-", "function-"))
+    ]
+    return ".".join(parts)[:200] or "body"
+
+
+_BRANCHES: Final = ("one", "many", "constrained-", "function-")
 
 
 def bad_request(found: Sequence[Fault]) -> Problem:
@@ -197,10 +207,14 @@ _PLAIN: Final[dict[int, tuple[str, str]]] = {
     404: ("not-found", "There is nothing at this address."),
     405: ("method-not-allowed", "This address does not answer that method."),
 }
+_KINDS: Final = {408: "body-too-slow", 413: "body-too-large"}
 
 
-def _from_http(error: HTTPException) -> Problem:
-    kind, detail = _PLAIN.get(error.status_code, (f"http-{error.status_code}", str(error.detail)))
+def from_http(error: HTTPException) -> Problem:
+    """What the caller is told of an error in Starlette's own form."""
+    kind, detail = _PLAIN.get(
+        error.status_code, (_KINDS.get(error.status_code, f"http-{error.status_code}"), str(error.detail))
+    )
     title = HTTPStatus(error.status_code).phrase
     return Problem(error.status_code, kind, title, detail, headers=error.headers)
 
@@ -219,7 +233,7 @@ def install(app: FastAPI) -> None:
         return bad_request(found).response()
 
     async def http(_request: Request, error: Exception) -> Response:
-        return (_from_http(error) if isinstance(error, HTTPException) else unexpected()).response()
+        return (from_http(error) if isinstance(error, HTTPException) else unexpected()).response()
 
     app.add_exception_handler(ReviewmillError, ours)
     app.add_exception_handler(Problem, problem)

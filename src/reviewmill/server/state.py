@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,9 @@ from reviewmill.errors import SettingsError, StoreError
 from reviewmill.schema import Analysis, Comment
 from reviewmill.server.access import LOCAL, Caller, Keyring, spend
 from reviewmill.server.engine import EngineRoom
+from reviewmill.server.jobs.room import JobRoom
 from reviewmill.server.ledger import Ledger
+from reviewmill.server.logs import AccessLog
 from reviewmill.server.metrics import Metrics
 from reviewmill.server.shield import is_loopback
 from reviewmill.store import Store, database_url
@@ -58,10 +61,13 @@ class Service:
         store: keys, jobs, corrections, the index of comments, the audit.
         room: answers comments.
         metrics: what Prometheus is told.
+        access_log: lines about requests.
         ledger: writes usage and the index of comments in the background.
         keyring: who calls.
+        started_at: when it was opened, in seconds since 1970.
         closing: set when the service begins to shut down; long answers (events) end then.
         scrubbers: what else must act when comments are deleted.
+        jobs: long jobs over files; `working_on_jobs` lets it work.
     """
 
     def __init__(self, settings: Settings, store: Store, room: EngineRoom, metrics: Metrics) -> None:
@@ -69,10 +75,13 @@ class Service:
         self.store = store
         self.room = room
         self.metrics = metrics
+        self.access_log = AccessLog(metrics.log_lost.inc)
         self.ledger = Ledger(store)
         self.keyring = Keyring(store, settings.service, self.ledger.pending)
+        self.started_at = time.time()
         self.closing = asyncio.Event()
         self.scrubbers: list[Scrub] = []
+        self.jobs = JobRoom(store, settings.service, lambda task, keywords: room.pipeline(task, keywords=keywords))
         self._resources = AsyncExitStack()
 
     @classmethod
@@ -92,9 +101,9 @@ class Service:
             room = await asyncio.to_thread(EngineRoom, settings, metrics)
             stack.push_async_callback(room.aclose)
             service = cls(settings, store, room, metrics)
-            stack.push_async_callback(service._last_flush)
-            stack.push_async_callback(_ended, asyncio.create_task(service.ledger.run()))
-            stack.push_async_callback(_ended, asyncio.create_task(room.watch()))
+            stack.push_async_callback(service._last_words)
+            for running in (service.access_log.run(), service.ledger.run(), room.watch()):
+                stack.push_async_callback(_ended, asyncio.create_task(running))
             service._resources = stack.pop_all()
         return service
 
@@ -103,11 +112,12 @@ class Service:
         self.closing.set()
         await self._resources.aclose()
 
-    async def _last_flush(self) -> None:
+    async def _last_words(self) -> None:
         try:
             await self.ledger.flush()
-        except StoreError as error:
-            log.error("What is known of the last requests is lost: %s", error.message)
+        except StoreError:
+            log.exception("What is known of the last requests could not be written, and is lost.")
+        await asyncio.to_thread(self.access_log.write)
 
     async def analyse(
         self, caller: Caller, comments: Sequence[Comment], task: str | None = None, *, keywords: bool | None = None
@@ -132,6 +142,24 @@ class Service:
         if caller.key_id != LOCAL:
             self.ledger.used(caller.key_id, len(comments))
         return analyses
+
+
+@asynccontextmanager
+async def working_on_jobs(service: Service) -> AsyncIterator[None]:
+    """Work on jobs for as long as the service is there, and remove from their results what is deleted."""
+
+    async def scrub(deletion: Deletion) -> int:
+        if deletion.customer_id is None:
+            return await asyncio.to_thread(service.jobs.forget, deletion.jobs, deletion.text_sha256)
+        return await asyncio.to_thread(service.jobs.forget, deletion.jobs, (), {deletion.customer_id})
+
+    await service.jobs.start()
+    service.scrubbers.append(scrub)
+    try:
+        yield
+    finally:
+        service.scrubbers.remove(scrub)
+        await service.jobs.aclose()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

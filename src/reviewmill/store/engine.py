@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import threading
@@ -18,13 +17,14 @@ from pydantic import SecretStr
 from sqlalchemy.dialects import postgresql, sqlite
 
 from reviewmill.errors import StoreError, StoreUnavailableError
+from reviewmill.store.tables import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 BUSY_TIMEOUT_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 5
-ANSWER_TIMEOUT_S: Final = 60.0
+ANSWER_TIMEOUT_S = 30.0
 _POOL: Final[dict[str, Any]] = {"pool_size": 8, "max_overflow": 24, "pool_timeout": 15}
 _DIALECTS: Final = {
     "sqlite": "sqlite",
@@ -158,11 +158,6 @@ def _parsed(text: str) -> sa.URL:
     return url.set(drivername=_DIALECTS[url.drivername])
 
 
-def _json(value: object) -> str:
-    # ASCII only: PostgreSQL's type json keeps an escaped NUL or lone surrogate as it is, and refuses a bare one.
-    return json.dumps(value, ensure_ascii=True, allow_nan=False)
-
-
 # --- PostgreSQL ---
 
 
@@ -190,7 +185,7 @@ def _postgres_engine(url: sa.URL) -> sa.Engine:
     }
     arguments = {name: value for name, value in own.items() if name not in url.query}
     engine = sa.create_engine(
-        url, hide_parameters=True, pool_pre_ping=True, json_serializer=_json, connect_args=arguments, **_POOL
+        url, hide_parameters=True, pool_pre_ping=True, json_serializer=to_json, connect_args=arguments, **_POOL
     )
 
     @sa.event.listens_for(engine, "do_connect")
@@ -234,7 +229,7 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(
         url.set(database=str(path)),
         hide_parameters=True,
-        json_serializer=_json,
+        json_serializer=to_json,
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
         **_POOL,
     )

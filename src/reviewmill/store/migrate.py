@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 VERSION_TABLE: Final = "reviewmill_version"
 _LOCK: Final = 0x7265766965776D6C  # "reviewml": the number of PostgreSQL's lock that whoever migrates holds
+_in_this_process: Final = threading.Lock()  # Alembic keeps what it works on in a global
 _FOLDER: Final = Path(__file__).parent / "migrations"
 
 
@@ -35,7 +37,7 @@ def migrate(database: Database) -> None:
         if _version(connection) == newest:
             return
     # Only one process at a time comes past here: SQLite's transaction is alone by itself.
-    with database.write() as connection:
+    with _in_this_process, database.write() as connection:
         if database.is_postgres:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
         if _version(connection) is None and not database.is_postgres and sa.inspect(connection).get_table_names():

@@ -5,6 +5,7 @@ A change here needs a revision in `migrations/versions`; a test compares the two
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -56,6 +57,23 @@ class Words(sa.TypeDecorator[str]):
         return None if value is None else _ESCAPED.sub(lambda found: chr(int(found[1], 16)), value)
 
 
+class Facts(sa.TypeDecorator[Any]):
+    """JSON; None is NULL."""
+
+    impl = sa.JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        """Refuse what is no JSON here, where it is refused in the same way for both databases."""
+        to_json(value)
+        return value
+
+
+def to_json(value: object) -> str:
+    """Strict JSON in ASCII: PostgreSQL's type json keeps an escaped NUL or lone surrogate, and refuses a bare one."""
+    return json.dumps(value, ensure_ascii=True, allow_nan=False)
+
+
 metadata: Final = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -79,7 +97,7 @@ api_keys: Final = _table(
     sa.Column("name", Words, nullable=False),
     sa.Column("prefix", Words, nullable=False),
     sa.Column("sha256", Words, nullable=False),
-    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("scopes", Facts, nullable=False),
     sa.Column("created_at", Time, nullable=False),
     sa.Column("expires_at", Time),
     sa.Column("last_used_at", Time),
@@ -108,11 +126,11 @@ jobs: Final = _table(
     sa.Column("id_column", Words),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("sha256", Words, nullable=False),
-    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("options", Facts, nullable=False),
     sa.Column("idempotency_sha256", Words),
-    sa.Column("progress", sa.JSON, nullable=False),
-    sa.Column("summary", sa.JSON(none_as_null=True)),
-    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("progress", Facts, nullable=False),
+    sa.Column("summary", Facts),
+    sa.Column("error", Facts),
     sa.Column("attempts", sa.BigInteger, nullable=False),
     sa.Column("token", sa.BigInteger, nullable=False),
     sa.Column("created_at", Time, nullable=False),
@@ -180,5 +198,5 @@ audit: Final = _table(
     sa.Column("actor", Words, nullable=False),
     sa.Column("action", Words, nullable=False),
     sa.Column("subject", Words, nullable=False),
-    sa.Column("detail", sa.JSON, nullable=False),
+    sa.Column("detail", Facts, nullable=False),
 )

@@ -83,12 +83,13 @@ class Found:
     customer_column: str | None
 
 
-async def check(wanted: Wanted, *, shown: str) -> Found:
+async def check(wanted: Wanted, *, shown: str, turn: asyncio.Semaphore) -> Found:
     """Look at an upload.
 
     Args:
         wanted: what to look at.
         shown: what messages call the file; our own name for it is nobody's business.
+        turn: bounds how many processes look at once.
 
     Raises:
         InputError: it is not a file of comments, or too large a one; `ColumnError` where the columns are the matter.
@@ -96,7 +97,8 @@ async def check(wanted: Wanted, *, shown: str) -> Found:
     try:
         if wanted.kind in _PLAIN and wanted.size <= _PLAIN_BYTES:
             return await asyncio.to_thread(look, wanted)
-        return await _look_apart(wanted)
+        async with turn:
+            return await _look_apart(wanted)
     except InputError as error:
         raise _for_callers(error, wanted.path, shown) from None
 

@@ -63,6 +63,10 @@ class JobFiles:
         """What that claim writes."""
         return self.run(token) / "result.jsonl"
 
+    def shape(self, token: int) -> Path:
+        """What decides its columns."""
+        return self.run(token) / "shape.json"
+
     def exports(self, token: int) -> Path:
         """Where other formats of it are kept."""
         return self.run(token) / "exports"
@@ -96,9 +100,10 @@ class JobFiles:
             if number != token:
                 remove_folder(self.run(number))
         if token is not None:
-            result = self.result(token)
-            for path in result.parent.glob(f"{result.name}.*"):
-                path.unlink(missing_ok=True)
+            kept = {self.result(token).name, self.shape(token).name}
+            for path in self.run(token).iterdir():
+                if path.name not in kept and not path.is_dir():
+                    path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove everything."""
@@ -181,16 +186,16 @@ def shown_name(name: str | None) -> str:
 
 
 def kind_of(name: str, given: str | None, media_type: str | None) -> str:
-    """The kind of an upload (`csv`, `jsonl.gz`, ...): as was said, else by its media type, else by its name.
+    """The kind of an upload (`csv`, `jsonl.gz`, ...): as was said, else by its name, else by its media type.
 
     Raises:
         InputError: none of them tells.
     """
-    named = _kind(f".{given.lower().lstrip('.')}") if given else _MEDIA_TYPES.get(media_type or "") or _kind(name)
+    named = _kind(f".{given.lower().lstrip('.')}") if given else _kind(name) or _MEDIA_TYPES.get(media_type or "")
     if named is None:
-        wanted = given or name
+        wanted = repr(given or shown_name(name)) if given or name else f"a file without a name ({media_type})"
         raise InputError(
-            f"The format of {wanted!r} is not known.",
+            f"The format of {wanted} is not known.",
             hint=f"Known: {', '.join(EXTENSIONS)}; text formats also with .gz. Say it in the field `format`.",
         )
     return named
@@ -199,6 +204,7 @@ def kind_of(name: str, given: str | None, media_type: str | None) -> str:
 _MEDIA_TYPES: Final = {
     "application/x-ndjson": "jsonl",
     "application/jsonl": "jsonl",
+    "application/json": "json",
     "text/csv": "csv",
     "text/tab-separated-values": "tsv",
 }

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Any, Final, Literal, NamedTuple
 
 from filelock import FileLock
 
@@ -34,7 +34,6 @@ MEDIA_TYPES: Final[dict[ResultFormat, str]] = {
 }
 
 _LOCK_S: Final = 600
-_SHAPE: Final = "shape.json"
 _NOT_FOR_CALLERS: Final = ("input", "output", "continued", "model_answers_this_time")
 
 
@@ -64,23 +63,23 @@ class Shape:
         """The columns of an output of this kind."""
         return Layout(self.task, self.labels, self.columns, flat=flat)
 
-    def write(self, result: Path) -> None:
-        """Keep it beside a result.
+    def write(self, path: Path) -> None:
+        """Keep it.
 
         Raises:
             OutputError: it cannot be written.
         """
-        write_json(result.with_name(_SHAPE), asdict(self))
+        write_json(path, asdict(self))
 
     @classmethod
-    def of(cls, result: Path) -> Shape:
-        """What was kept beside this result.
+    def read(cls, path: Path) -> Shape:
+        """What was kept.
 
         Raises:
             ResultGoneError: the result is not there.
         """
         try:
-            return cls(**json.loads(result.with_name(_SHAPE).read_text(encoding="utf-8")))
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise _gone() from None
 
@@ -102,6 +101,8 @@ def open_result(files: JobFiles, token: int, kind: ResultFormat) -> IO[bytes]:
         OutputError: the format cannot be made: too many rows for it, or the disk is full.
     """
     result = files.result(token)
+    if not result.exists():  # else the lock would bring the folder back
+        raise _gone()
     try:
         with FileLock(files.lock, timeout=_LOCK_S, mode=0o600):
             return (result if kind == "jsonl" else _export(files, token, kind)).open("rb")
@@ -116,7 +117,7 @@ def _export(files: JobFiles, token: int, kind: ResultFormat) -> Path:
     path = folder / f"{stat.st_mtime_ns}-{stat.st_size}.{kind}"
     if not path.exists():
         folder.mkdir(exist_ok=True, mode=0o700)
-        shape = Shape.of(result)
+        shape = Shape.read(files.shape(token))
         flat = kind in FLAT_FORMATS
         records = _flattened(_records(result), shape) if flat else _records(result)
         write_rows(path, shape.layout(flat=flat).names, records)
@@ -173,6 +174,13 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+class Forgotten(NamedTuple):
+    """What a deletion did: the rows that it emptied, and the counts over the result as it is now."""
+
+    rows: int
+    counts: dict[str, Any]
+
+
 def forget_texts(
     files: JobFiles,
     token: int,
@@ -180,7 +188,7 @@ def forget_texts(
     texts: Sequence[str] | set[str],
     customers: Sequence[str] | set[str] = (),
     on_text: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any] | None:
+) -> Forgotten | None:
     """Remove comments from a result, and everything that was derived from them. Blocks.
 
     The rows stay, with their ids and other columns, and say `status="deleted"`.
@@ -193,16 +201,18 @@ def forget_texts(
         on_text: called with each comment that is removed.
 
     Returns:
-        The counts over the result as it is now, or None where nothing was to be removed.
+        What became of it, or None where nothing was to be removed.
 
     Raises:
         ResultGoneError: there is no result.
         OutputError: it cannot be written.
     """
     result = files.result(token)
+    if not result.exists():  # else the lock would bring the folder back
+        raise _gone()
     try:
         with FileLock(files.lock, timeout=_LOCK_S, mode=0o600):
-            doomed = _Doomed(Shape.of(result), frozenset(texts), frozenset(customers))
+            doomed = _Doomed(Shape.read(files.shape(token)), frozenset(texts), frozenset(customers))
             if not any(doomed.holds(record) for record in _records(result)):
                 return None
             tally = Tally()
@@ -211,7 +221,7 @@ def forget_texts(
             _still_there(files.exports(token))
     except FileNotFoundError:
         raise _gone() from None
-    return _counts(tally)
+    return Forgotten(doomed.removed, _counts(tally))
 
 
 def _still_there(folder: Path) -> None:
@@ -224,6 +234,7 @@ class _Doomed:
 
     def __init__(self, shape: Shape, texts: frozenset[str], customers: frozenset[str]) -> None:
         self.layout = shape.layout(flat=False)
+        self.removed = 0
         self._task = shape.task
         self._texts = texts
         self._customers = customers
@@ -243,6 +254,7 @@ class _Doomed:
     ) -> Iterator[dict[str, Any]]:
         for record in records:
             if self.holds(record):
+                self.removed += 1
                 on_text(record["original_text"])
                 self._empty(record)
             tally.add(Analysis(record), self._task)

@@ -27,6 +27,12 @@ SWEEP_S: Final = 600.0
 ORPHAN_S: Final = 3600.0
 """A folder without a job is an upload under way or, after so many seconds, what a killed process left."""
 
+CHECKS_AT_ONCE: Final = 2
+"""Uploads that are looked at in processes of their own at the same time."""
+
+CONVERSIONS_AT_ONCE: Final = 2
+"""Results that are brought into another format at the same time."""
+
 _ENDED: Final = frozenset({"done", "failed", "cancelled"})
 
 
@@ -37,6 +43,11 @@ class JobRoom:
         store: where jobs are kept.
         settings: folders, limits, workers.
         pipeline_of: gives the pipeline of a task.
+
+    Attributes:
+        root: the folder of all jobs.
+        looking: whose turn it is to look at an upload.
+        converting: whose turn it is to make a result's other format; threads must be left for everybody else.
     """
 
     def __init__(self, store: Store, settings: ServiceSettings, pipeline_of: PipelineOf) -> None:
@@ -48,8 +59,9 @@ class JobRoom:
             Worker(store, self.root, pipeline_of, name=f"{name}:{number}", lease_s=settings.lease_s)
             for number in range(settings.job_workers)
         ]
+        self.looking = asyncio.Semaphore(CHECKS_AT_ONCE)
+        self.converting = asyncio.Semaphore(CONVERSIONS_AT_ONCE)
         self._tasks: list[asyncio.Task[None]] = []
-        self.stopping = False
 
     async def start(self) -> None:
         """Make the folder of jobs, and start working.
@@ -68,7 +80,6 @@ class JobRoom:
 
     async def aclose(self) -> None:
         """Give the jobs in hand back to the queue, and stop."""
-        self.stopping = True
         for worker in self._workers:
             worker.stop()
         if self._tasks:
@@ -101,11 +112,13 @@ class JobRoom:
         files = self.files(job.id)
         try:
             files.remove()
-            self._store.jobs.delete(job.id)
+            ours = self._store.jobs.delete(job.id)
             files.remove()  # what its worker wrote in between
         except OSError as error:
             raise OutputError(f"The files of job {job.id} cannot be deleted: {error.strerror}.") from error
-        self._store.audit.write(actor, action, job.id, {"owner": job.owner, "state": job.state, "sha256": job.sha256})
+        if ours:  # else somebody else was quicker
+            detail = {"owner": job.owner, "state": job.state, "sha256": job.sha256}
+            self._store.audit.write(actor, action, job.id, detail)
 
     def forget(
         self, job_ids: Iterable[str], text_sha256s: Collection[str] = (), customer_ids: Collection[str] = ()
@@ -120,27 +133,27 @@ class JobRoom:
             customer_ids: customers whose comments go.
 
         Returns:
-            How many results were changed.
+            How many rows were emptied.
 
         Raises:
             OutputError: a result cannot be written; those before it are changed, and trying again is safe.
             StoreError: the store is not there; likewise.
         """
-        changed = 0
+        rows = 0
         for job_id in dict.fromkeys(job_ids):
             job = self._store.jobs.get(job_id)
             if job is None or job.state != "done":
                 continue
             try:
-                counts = forget_texts(
+                forgotten = forget_texts(
                     self.files(job.id), job.token, texts=set(text_sha256s), customers=set(customer_ids)
                 )
             except ResultGoneError:  # deleted meanwhile
                 continue
-            if counts is not None:
-                self._store.jobs.amend(job.id, (job.summary or {}) | counts)
-                changed += 1
-        return changed
+            if forgotten is not None:
+                self._store.jobs.amend(job.id, (job.summary or {}) | forgotten.counts)
+                rows += forgotten.rows
+        return rows
 
     # -- tidying ------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -83,7 +85,7 @@ class Standing:
     Attributes:
         run: the run under way.
         waiting: why it waits, if it does.
-        stuck: claims in a row, this one included, in which no answer came; see `MAX_STUCK`.
+        stuck: claims in a row, this one included, that brought no answer; see `MAX_STUCK`.
         last: the progress of the claim before.
     """
 
@@ -98,7 +100,7 @@ class Standing:
         if self.run is None:
             return {**self.last, "waiting": self.waiting, "stuck": self.stuck}
         progress = self.run.progress
-        if progress.asked:
+        if progress.asked or progress.done > (self.last.get("done") or 0):
             self.stuck = 0
         return {
             "phase": progress.phase,
@@ -141,6 +143,7 @@ class Worker:
         self._pipeline_of = pipeline_of
         self._name = name
         self._lease_s = lease_s
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="job-worker")
         self._stopping = asyncio.Event()
         self._nudged = asyncio.Event()
 
@@ -158,15 +161,23 @@ class Worker:
         while not self._stopping.is_set():
             job = await self._claim()
             if job is not None:
-                await self._take(job)
+                await self._take_safely(job)
                 continue
             self._nudged.clear()
             if not self._stopping.is_set():
                 await _until(self._nudged, IDLE_S)
+        self._threads.shutdown(wait=False)
+
+    async def _take_safely(self, job: JobRecord) -> None:
+        try:
+            await self._take(job)
+        except Exception:  # a fault of ours must not end the worker; the job's lease runs out
+            log.exception("job %s: unexpected error", job.id)
+            await _until(self._stopping, self._lease_s)
 
     async def _claim(self) -> JobRecord | None:
         try:
-            return await asyncio.to_thread(self._store.jobs.claim, self._name, self._lease_s)
+            return await self._call(self._store.jobs.claim, self._name, self._lease_s)
         except StoreError as error:
             log.warning("no job could be claimed: %s", error.message)
             return None
@@ -196,6 +207,7 @@ class Worker:
     async def _keep(self, claim: Claim) -> str:
         """Send heartbeats, progress with them, until the job is no longer ours; returns what it is then."""
         job = claim.job
+        beat_s = min(BEAT_S, self._lease_s / 4)
         while True:
             sent = time.monotonic()
             try:
@@ -211,7 +223,7 @@ class Worker:
                 if answer != "running":
                     return answer
                 claim.held_since = sent
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(beat_s)
 
     async def _end(self, claim: Claim, ended: Ended) -> None:
         """Tell the store how the job ended, and remove what is needed no more."""
@@ -273,7 +285,8 @@ class Worker:
                 RunError(
                     f"{MAX_STUCK} workers in a row ended while they worked on this job, and none got an answer.",
                     hint="The service's log says more; smaller files may go through.",
-                )
+                ),
+                claim,
             )
         tries = faults = rounds = 0
         while True:
@@ -287,22 +300,22 @@ class Worker:
                 rounds, waited = rounds + 1, rounds
                 claim.standing.waiting = f"Some comments were not answered ({', '.join(sorted(unsettled))})."
             except (InputError, TaskError) as error:
-                return _failed(error)
+                return _failed(error, claim)
             except ReviewmillError as error:
                 run = claim.standing.run
                 answered = run is not None and run is not before and run.progress.asked > 0
                 tries = 0 if answered else tries + 1
                 faults = faults + 1 if _is_fault(error) else 0
                 if tries >= MAX_TRIES or faults >= MAX_FAULTS:
-                    return _failed(error)
+                    return _failed(error, claim)
                 waited = max(tries, 1) - 1
-                claim.standing.waiting = error.message
+                claim.standing.waiting = _without_folders(error.message, claim)
                 log.warning("job %s waits: %s", claim.job.id, error.message)
             except Exception:  # a fault of ours must not end the worker
                 log.exception("job %s: unexpected error", claim.job.id)
                 faults += 1
                 if faults >= MAX_FAULTS:
-                    return _failed(RunError("An internal error.", hint="The service's log says more."))
+                    return _failed(RunError("An internal error.", hint="The service's log says more."), claim)
                 waited = faults
             await asyncio.sleep(min(2.0**waited, LONGEST_WAIT_S))
             claim.standing.waiting = None
@@ -314,12 +327,18 @@ class Worker:
         pipeline = await self._pipeline_of(job.task, job.options.get("keywords"))
         try:
             await in_thread(files.begin_run, job.token)
+        except FileNotFoundError as error:
+            raise OutputError(
+                "The job's folder is not on this server.", hint="All servers of one database need the same data_dir."
+            ) from error
         except OSError as error:
             raise OutputError(f"The job's folder cannot be written: {error}", hint="Is the disk full?") from error
         source = await in_thread(_source_of, job, files)
         task = pipeline.labeller.task
         customer = job.options.get("customer")
-        Shape(task.name, list(task.label_names), source.columns, source.text_column, customer).write(result)
+        Shape(task.name, list(task.label_names), source.columns, source.text_column, customer).write(
+            files.shape(job.token)
+        )
         claim.standing.rows_total = job.options.get("rows")
         run = Run(
             pipeline,
@@ -328,6 +347,7 @@ class Worker:
             on_planned=_noter(self._store, job, customer),
             keep_journal=True,
             insist=True,
+            lock_dir=result.parent,
         )
         claim.standing.run = run
         return await run.execute()
@@ -355,10 +375,12 @@ class Worker:
             return None
         run = claim.standing.run
         forget = _cache_forgetter(run.pipeline) if run is not None else lambda _: None
-        return forget_texts(claim.files, job.token, texts=texts, customers=customers, on_text=forget)
+        forgotten = forget_texts(claim.files, job.token, texts=texts, customers=customers, on_text=forget)
+        return None if forgotten is None else forgotten.counts
 
     async def _call(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        return await asyncio.to_thread(call, *arguments, **named)
+        """Ask the store, in threads of our own: a heartbeat must not stand in a line behind somebody's long work."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *arguments, **named))
 
 
 def _source_of(job: JobRecord, files: JobFiles) -> Source:
@@ -408,8 +430,14 @@ def _is_fault(error: ReviewmillError) -> bool:
     return isinstance(error, RunError) and not isinstance(error, EndpointLostError)
 
 
-def _failed(error: ReviewmillError) -> Ended:
-    return Ended("failed", error={"type": type(error).__name__, "message": error.message, "hint": error.hint})
+def _failed(error: ReviewmillError, claim: Claim) -> Ended:
+    message = _without_folders(error.message, claim)
+    return Ended("failed", error={"type": type(error).__name__, "message": message, "hint": error.hint})
+
+
+def _without_folders(message: str, claim: Claim) -> str:
+    """A message as the job's owner may read it."""
+    return message.replace(f"{claim.files.folder}/", "")
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:

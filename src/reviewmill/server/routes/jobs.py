@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import PurePath
-from typing import IO, TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import IO, Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
 from reviewmill.batch.write import XLSX_MAX_ROWS
 from reviewmill.errors import ColumnError, IdempotencyConflictError, InputError, OutputError
-from reviewmill.server.access import Caller, require
+from reviewmill.server.access import LOCAL, Caller, require, spend_quota
 from reviewmill.server.jobs.check import Found, Wanted, check
 from reviewmill.server.jobs.events import ENDED, event_id, job_events, public_progress
 from reviewmill.server.jobs.files import JobFiles, kind_of, shown_name
@@ -30,15 +31,11 @@ from reviewmill.server.jobs.intake import Upload, UploadTooLargeError, receive
 from reviewmill.server.jobs.results import MEDIA_TYPES, ResultFormat, ResultGoneError, open_result
 from reviewmill.server.jobs.worker import in_thread
 from reviewmill.server.problems import Fault, Problem, invalid, not_found
+from reviewmill.server.schemas import Cursor, problem_responses
+from reviewmill.server.state import Service, service_of
 from reviewmill.store import JobRecord, JobState, new_id
 
-if TYPE_CHECKING:
-    from reviewmill.server.state import Service
-
 router = APIRouter(tags=["jobs"])
-
-FORM_OVERHEAD: Final = 1_000_000
-"""Bytes of a form beside the file in it."""
 
 _BLOCK: Final = 1 << 18
 _COLUMNS_SHOWN: Final = 100
@@ -50,8 +47,36 @@ T = TypeVar("T")
 # --- what goes over the wire ------------------------------------------------------------------------------------------
 
 
+_JOB_EXAMPLE: Final[dict[str, Any]] = {
+    "id": "01a20f18-5fe0-7ded-b5c6-0bc76b005312",
+    "state": "done",
+    "owner": "local",
+    "task": "sentiment",
+    "filename": "comments.csv",
+    "format": "csv",
+    "text_column": "评论",
+    "id_column": "编号",
+    "size": 52113,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "rows": 1000,
+    "progress": {"phase": "write", "rows": 1000, "rows_total": 1000, "distinct": 912, "done": 912, "waiting": None},
+    "summary": {
+        "rows": 1000,
+        "labels": {"positive": 700, "negative": 300},
+        "shares": {"positive": 0.7, "negative": 0.3},
+    },
+    "error": None,
+    "created_at": "2026-01-05T08:30:00Z",
+    "started_at": "2026-01-05T08:30:01Z",
+    "finished_at": "2026-01-05T08:41:17Z",
+    "links": {"self": "/v1/jobs/01a20f18-5fe0-7ded-b5c6-0bc76b005312"},
+}
+
+
 class Job(BaseModel):
     """A job. Times are in UTC."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_JOB_EXAMPLE]})
 
     id: str
     state: JobState
@@ -73,10 +98,10 @@ class Job(BaseModel):
     links: dict[str, str]
 
 
-class JobList(BaseModel):
+class JobPage(BaseModel):
     """One page of jobs, newest first."""
 
-    jobs: list[Job]
+    items: list[Job]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null on the last")
 
 
@@ -174,14 +199,10 @@ def _flag(value: str | None) -> bool | None:
 @router.post(
     "/v1/jobs",
     status_code=201,
-    summary="Upload a file of comments, to be analysed",
+    summary="Make a job",
     responses={
-        200: {"model": Job, "description": "the same request was made before, with this Idempotency-Key"},
-        409: {"description": "the Idempotency-Key was used for another request"},
-        413: {"description": "the file is too large"},
-        415: {"description": "the body is neither a form nor a file of comments"},
-        422: {"description": "the file cannot be read as comments, or a field is not valid"},
-        507: {"description": "the service's disk is full"},
+        200: {"model": Job, "description": "The same request was made before, with this Idempotency-Key."},
+        **problem_responses(409, 415, 507),
     },
     openapi_extra=_BODY,
 )
@@ -198,34 +219,56 @@ async def create_job(
     keywords: Annotated[bool | None, Query(description="likewise")] = None,
     filename: Annotated[str | None, Query(description="what the file is called, likewise")] = None,
 ) -> Job:
-    """A form with the file in it, or the file alone as the body (`application/x-ndjson`, `text/csv`, ...).
+    """Upload a file of comments: a form with the file in it, or the file alone as the body.
+
+    A body is of the kind that its type says (`application/x-ndjson`, `text/csv`, ...), or its name, or `format`.
 
     With an `Idempotency-Key`, the same request makes the job once, however often it is sent.
     """
-    service = _service(request)
+    service = service_of(request)
+    with _refusals():
+        arrived = await _receive(service, request, filename)
+        job, created = await in_thread(_queue, service, caller, arrived, idempotency_key)
+    if created:
+        service.jobs.nudge()
+        if caller.key_id != LOCAL:
+            service.ledger.used(caller.key_id, arrived.found.rows)
+    response.status_code = 201 if created else 200
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return _shown(job)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An upload that lies in its folder and was found good."""
+
+    job_id: str
+    upload: Upload
+    asked: Asked
+    task: str
+    kind: str
+    found: Found
+
+
+async def _receive(service: Service, request: Request, filename: str | None) -> Arrived:
+    """Take an upload in, and look at it; nothing is left of one that is refused."""
     limit = service.settings.service.max_upload_bytes
     content_type = _accepted(request.headers, limit)
     job_id = new_id()
     files = service.jobs.files(job_id)
-    with _refusals():
-        try:
-            await in_thread(_make_folder, files)
-            upload = await receive(request.stream(), content_type, files.upload("part"), limit=limit)
-            upload.filename = upload.filename or filename
-            asked = Asked.of(request.query_params, upload.fields)
-            named = await _check_task(service, asked.task)
-            kind = kind_of(upload.filename or "", asked.format, upload.media_type)
-            await in_thread(files.upload("part").rename, files.upload(kind))
-            found = await _looked_at(service, files, kind, upload, asked)
-        except BaseException:
-            await in_thread(files.remove)
-            raise
-        job, created = await in_thread(_queue, service, caller, job_id, upload, asked, named, kind, found, idempotency_key)
-    if created:
-        service.jobs.nudge()
-    response.status_code = 201 if created else 200
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return _shown(job)
+    try:
+        await in_thread(_make_folder, files)
+        upload = await receive(request.stream(), content_type, files.upload("part"), limit=limit)
+        upload.filename = upload.filename or filename
+        asked = Asked.of(request.query_params, upload.fields)
+        task = service.room.task(asked.task).name
+        kind = kind_of(upload.filename or "", asked.format, upload.media_type)
+        await in_thread(files.upload("part").rename, files.upload(kind))
+        found = await _looked_at(service, files, kind, upload, asked)
+    except BaseException:
+        await in_thread(files.remove)
+        raise
+    return Arrived(job_id, upload, asked, task, kind, found)
 
 
 def _accepted(headers: Any, limit: int) -> str:
@@ -239,9 +282,6 @@ def _accepted(headers: Any, limit: int) -> str:
             "A form (multipart/form-data) with a part `file` is needed, or a file of comments as the body.",
             'With curl: -F "file=@comments.csv", or -H "Content-Type: text/csv" --data-binary @comments.csv.',
         )
-    length = headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > limit + FORM_OVERHEAD:
-        raise _too_large(f"The body has {int(length):,} bytes; a file may have {limit:,}.")
     return content_type
 
 
@@ -264,40 +304,34 @@ async def _looked_at(service: Service, files: JobFiles, kind: str, upload: Uploa
         max_rows=limits.max_rows,
         max_columns=limits.max_columns,
     )
-    return await check(wanted, shown=shown_name(upload.filename))
+    return await check(wanted, shown=shown_name(upload.filename), turn=service.jobs.looking)
 
 
-def _queue(
-    service: Service,
-    caller: Caller,
-    job_id: str,
-    upload: Upload,
-    asked: Asked,
-    task: str,
-    kind: str,
-    found: Found,
-    key: str | None,
-) -> tuple[JobRecord, bool]:
+def _queue(service: Service, caller: Caller, arrived: Arrived, key: str | None) -> tuple[JobRecord, bool]:
     """Make it a job; or, where it is one already, or must not be, remove what came. In one thread, so whole or not."""
-    created = False
+    upload, found = arrived.upload, arrived.found
+    created = spent = False
     try:
+        spend_quota(caller, found.rows)
+        spent = True
         job, created = service.store.jobs.create(
             caller.key_id,
-            job_id=job_id,
-            task=task,
+            job_id=arrived.job_id,
+            task=arrived.task,
             filename=shown_name(upload.filename),
-            format=kind,
+            format=arrived.kind,
             text_column=found.text_column,
             id_column=found.id_column,
             size=upload.size,
             sha256=upload.sha256,
             idempotency_key=key,
-            options={"rows": found.rows, "keywords": asked.keywords, "customer": found.customer_column},
+            options={"rows": found.rows, "keywords": arrived.asked.keywords, "customer": found.customer_column},
         )
         return job, created
     finally:
         if not created:
-            service.jobs.files(job_id).remove()
+            caller.allowance.used_today -= found.rows if spent else 0
+            service.jobs.files(arrived.job_id).remove()
 
 
 @contextmanager
@@ -331,21 +365,21 @@ def _too_large(detail: str, hint: str | None = None) -> Problem:
 # --- look, follow -----------------------------------------------------------------------------------------------------
 
 
-@router.get("/v1/jobs", summary="The caller's jobs, newest first (all jobs, for an admin)")
+@router.get("/v1/jobs", summary="List jobs", responses=problem_responses())
 async def list_jobs(
     request: Request,
     caller: JobCaller,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    cursor: Annotated[Cursor | None, Query(description="The `next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-) -> JobList:
-    """One page."""
+) -> JobPage:
+    """Your jobs, newest first; with the scope admin, everybody's."""
     jobs, following = await asyncio.to_thread(
-        _service(request).store.jobs.list, caller.sees, cursor=cursor, limit=limit
+        service_of(request).store.jobs.list, caller.sees, cursor=cursor, limit=limit
     )
-    return JobList(jobs=[_shown(job) for job in jobs], next_cursor=following)
+    return JobPage(items=[_shown(job) for job in jobs], next_cursor=following)
 
 
-@router.get("/v1/jobs/{job_id}", summary="One job")
+@router.get("/v1/jobs/{job_id}", summary="Look at a job", responses=problem_responses(404))
 async def get_job(request: Request, caller: JobCaller, job_id: str) -> Job:
     """State, progress, and the summary when it is done."""
     return _shown(await _job(request, caller, job_id))
@@ -353,11 +387,12 @@ async def get_job(request: Request, caller: JobCaller, job_id: str) -> Job:
 
 @router.get(
     "/v1/jobs/{job_id}/events",
-    summary="Follow a job: server-sent events until it has ended",
+    summary="Follow a job",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "progress and state"},
-        204: {"description": "the job has ended, and the last event was seen"},
+        200: {"content": {"text/event-stream": {}}, "description": "Progress and state."},
+        204: {"description": "The job has ended, and the last event was seen."},
+        **problem_responses(404),
     },
 )
 async def follow_job(
@@ -366,38 +401,47 @@ async def follow_job(
     job_id: str,
     last_event_id: Annotated[str | None, Header(max_length=100)] = None,
 ) -> Response:
-    """Events `progress` and `state`; who comes back with `Last-Event-ID` is told only what is newer."""
-    service = _service(request)
+    """Server-sent events `progress` and `state`, until the job has ended.
+
+    Who comes back with `Last-Event-ID` is told only what is newer.
+    """
+    service = service_of(request)
     job = await _job(request, caller, job_id)
     if job.state in ENDED and last_event_id == event_id(job):
         return Response(status_code=204)  # a browser's EventSource then comes back no more
-    events = job_events(
-        lambda: service.store.jobs.get(job_id), last_id=last_event_id, stopping=lambda: service.jobs.stopping
-    )
+    events = job_events(lambda: service.store.jobs.get(job_id), last_id=last_event_id, stopping=service.closing.is_set)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
 # --- result -----------------------------------------------------------------------------------------------------------
 
+_CONTENT: Final[dict[ResultFormat, dict[str, Any]]] = {
+    "json": {"schema": {"type": "array", "items": {"type": "object"}}},
+    "csv": {"schema": {"type": "string"}},
+}
+
 
 @router.get(
     "/v1/jobs/{job_id}/result",
-    summary="The result of a finished job",
+    summary="Fetch a result",
     response_class=StreamingResponse,
     responses={
         200: {
-            "content": {kind.partition(";")[0]: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()},
-            "description": "the file",
+            "content": {media.partition(";")[0]: _CONTENT.get(kind, {}) for kind, media in MEDIA_TYPES.items()},
+            "description": "The file.",
         },
-        409: {"description": "the job is not done"},
+        **problem_responses(404, 409, 507),
     },
 )
 async def get_result(
-    request: Request, caller: JobCaller, job_id: str, format: ResultFormat = "csv"  # noqa: A002
+    request: Request,
+    caller: JobCaller,
+    job_id: str,
+    format: ResultFormat = "csv",  # noqa: A002
 ) -> Response:
     """All rows of the upload in their order, with the result's columns. What failed is in the rows."""
-    service = _service(request)
+    service = service_of(request)
     job = await _job(request, caller, job_id)
     if job.state != "done":
         raise Problem(
@@ -410,7 +454,8 @@ async def get_result(
     if format == "xlsx" and job.summary is not None and job.summary["rows"] > XLSX_MAX_ROWS:
         raise invalid("format", f"an XLSX sheet holds {XLSX_MAX_ROWS:,} rows", hint="Take csv or parquet.")
     try:
-        handle = await in_thread(open_result, service.jobs.files(job.id), job.token, format)
+        async with service.jobs.converting:
+            handle = await in_thread(open_result, service.jobs.files(job.id), job.token, format)
     except ResultGoneError:
         raise not_found("job with this id") from None
     except OutputError as error:
@@ -453,10 +498,10 @@ async def _blocks(handle: IO[bytes]) -> AsyncIterator[bytes]:
 # --- cancel, delete ---------------------------------------------------------------------------------------------------
 
 
-@router.post("/v1/jobs/{job_id}/cancel", summary="Stop a job")
+@router.post("/v1/jobs/{job_id}/cancel", summary="Cancel a job", responses=problem_responses(404))
 async def cancel_job(request: Request, caller: JobCaller, job_id: str) -> Job:
     """A job that has ended stays as it is."""
-    service = _service(request)
+    service = service_of(request)
     before = await _job(request, caller, job_id)
     job = await asyncio.to_thread(service.store.jobs.cancel, job_id)
     if job is None:
@@ -466,32 +511,16 @@ async def cancel_job(request: Request, caller: JobCaller, job_id: str) -> Job:
     return _shown(job)
 
 
-@router.delete("/v1/jobs/{job_id}", status_code=204, summary="Delete a job, its upload and its result")
+@router.delete("/v1/jobs/{job_id}", status_code=204, summary="Delete a job", responses=problem_responses(404))
 async def delete_job(request: Request, caller: JobCaller, job_id: str) -> Response:
-    """It is stopped if it runs. A line in the audit says that it was there."""
-    service = _service(request)
+    """Its upload and its result go; it is stopped if it runs. A line in the audit says that it was there."""
     job = await _job(request, caller, job_id)
-    await in_thread(_delete, service, job, caller.key_id)
+    await in_thread(partial(service_of(request).jobs.delete, job, actor=caller.key_id))
     return Response(status_code=204)
 
 
-def _delete(service: Service, job: JobRecord, actor: str) -> None:
-    service.jobs.delete(job, actor=actor)
-
-
 async def _job(request: Request, caller: Caller, job_id: str) -> JobRecord:
-    job = await asyncio.to_thread(_service(request).store.jobs.get, job_id)
+    job = await asyncio.to_thread(service_of(request).store.jobs.get, job_id)
     if job is None or caller.sees not in {None, job.owner}:
         raise not_found("job with this id")
     return job
-
-
-async def _check_task(service: Service, name: str | None) -> str:
-    """The task's name, if it is one that is served."""
-    task = await asyncio.to_thread(service.room.task, name)
-    return task.name
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service

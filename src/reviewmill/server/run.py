@@ -1,0 +1,110 @@
+"""Serving: one process, one event loop, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from reviewmill.errors import SettingsError
+from reviewmill.server import logs
+from reviewmill.server.app import create_app
+from reviewmill.server.protocol import guarded
+from reviewmill.server.shield import UNMATCHED
+from reviewmill.server.state import Service, check_address
+
+if TYPE_CHECKING:
+    from reviewmill.settings import Settings
+
+GRACE_S: Final = 30
+"""Seconds that requests have to be answered after the service was told to end."""
+_BACKLOG: Final = 2048
+
+
+class Serving(uvicorn.Server):
+    """A server that tells its service when it begins to end, so that endless answers end too."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End: no new requests, then those that are being answered, then everything else."""
+        self._service.closing.set()
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket, before anything else is opened.
+
+    Raises:
+        SettingsError: nobody can listen there.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"The service cannot listen on {host}, port {port}: {error.strerror or error}.",
+            hint="Another program may use that port; choose another with --port.",
+        ) from error
+    return listener
+
+
+def make_server(settings: Settings, service: Service) -> Serving:
+    """The server of a service; `await server.serve(sockets=[…])` serves."""
+
+    def refused(status: int) -> None:
+        service.metrics.answered("other", UNMATCHED, status, 0.0)
+
+    config = uvicorn.Config(
+        create_app(settings, service),
+        http=guarded(settings.service, refused),
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_S,
+        backlog=_BACKLOG,
+    )
+    return Serving(config, service)
+
+
+async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
+    service = await Service.open(settings)
+    try:
+        host, port = listener.getsockname()[:2]
+        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        await make_server(settings, service).serve(sockets=[listener])
+    finally:
+        await service.aclose()
+
+
+def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        settings: all settings.
+        on_ready: told the address, when requests can come.
+
+    Raises:
+        ReviewmillError: the service cannot start.
+    """
+    import uvloop
+
+    check_address(settings.service)
+    with listen(settings.service.host, settings.service.port) as listener:
+        logs.set_up()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, listener, on_ready))
