@@ -28,6 +28,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -501,11 +502,13 @@ def main() -> int:
     parser.add_argument("--comments", type=int, default=SOAK_COMMENTS, help="cached ones, with --soak")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started, too
     hardware = detect()
     answered_by = options.model if options.embedded else options.endpoint or "a stub"
     print(
         f"{options.file.name}, {hardware.cpu}, {hardware.physical_cores} cores "
-        f"(load before: {os.getloadavg()[0]:.1f}), answered by {answered_by}"
+        f"(load before: {os.getloadavg()[0]:.1f}), answered by {answered_by}",
+        flush=True,
     )
     with tempfile.TemporaryDirectory() as folder:
         result, failed = _measure(options, Path(folder))

@@ -239,6 +239,7 @@ async def test_events_go_on_where_they_were(server: Scripted) -> None:
     server.replies = [
         events("retry: 10", "", "event: progress", "id: a", 'data: {"done": 1}', "", ": still here", ""),
         problem(503, "unavailable"),
+        events("retry: 10", ""),
         "drop",
         events("event: progress", "id: b", 'data: {"done": 2}', "", "event: progress", "id: c", 'data: {"do'),
         events("event: state", "id: d", 'data: {"state": "done"}', "", "event: state", "data: {}", ""),
@@ -250,7 +251,7 @@ async def test_events_go_on_where_they_were(server: Scripted) -> None:
         ("progress", "b", {"done": 2}),
         ("state", "d", {"state": "done"}),
     ]
-    assert [request[2].get("Last-Event-ID") for request in server.requests] == [None, "a", "a", "a", "b"]
+    assert [request[2].get("Last-Event-ID") for request in server.requests] == [None, "a", "a", "a", "a", "b"]
 
 
 async def test_events_of_a_job_that_has_ended_or_is_gone(server: Scripted) -> None:

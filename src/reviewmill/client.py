@@ -324,7 +324,7 @@ class Client:
 
     async def jobs(self) -> AsyncGenerator[Job, None]:
         """The key's jobs, newest first (all jobs, for an admin); the next page is fetched when it is needed."""
-        async for row in self._pages("/v1/jobs", "jobs"):
+        async for row in self._pages("/v1/jobs"):
             yield self._checked(_JOB, row)
 
     async def events(self, job_id: str) -> AsyncGenerator[JobEvent, None]:
@@ -469,7 +469,7 @@ class Client:
         Args:
             task: those of one task only.
         """
-        async for row in self._pages("/v1/corrections", "items", **_given(task=task)):
+        async for row in self._pages("/v1/corrections", **_given(task=task)):
             yield self._checked(_CORRECTION, row)
 
     async def delete_comments(
@@ -593,13 +593,13 @@ class Client:
         except httpx2.RequestError as error:
             raise self._unreachable(error, silence) from error
 
-    async def _pages(self, path: str, name: str, **params: Any) -> AsyncGenerator[Any, None]:
+    async def _pages(self, path: str, **params: Any) -> AsyncGenerator[Any, None]:
         while True:
             response = await self._request("GET", path, params=params)
             page = self._read(response, _PAGE)
-            for row in page.get(name) or ():
+            for row in page["items"]:
                 yield row
-            if not page.get("next_cursor"):
+            if page["next_cursor"] is None:
                 return
             params["cursor"] = page["next_cursor"]
 
@@ -692,6 +692,11 @@ class _Tasks(TypedDict):
     tasks: list[dict[str, Any]]
 
 
+class _Page(TypedDict):
+    items: list[Any]
+    next_cursor: str | None
+
+
 class _Models(TypedDict):
     data: list[dict[str, Any]]
 
@@ -702,7 +707,7 @@ _CORRECTION: Final = TypeAdapter(Correction)
 _TASKS: Final = TypeAdapter(_Tasks)
 _MODELS: Final = TypeAdapter(_Models)
 _DELETED: Final = TypeAdapter(dict[str, int])
-_PAGE: Final = TypeAdapter(dict[str, Any])
+_PAGE: Final = TypeAdapter(_Page)
 
 
 class _Retries:
