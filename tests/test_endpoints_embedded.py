@@ -11,6 +11,7 @@ import pytest
 from reviewmill import SentimentAnalyzer
 from reviewmill.endpoints import embedded
 from reviewmill.errors import ModelError, ReviewmillError
+from reviewmill.tasks import parse_task
 
 
 def _tiny_model() -> Path | None:
@@ -70,10 +71,16 @@ async def _computed_prompt_tokens(analyzer: SentimentAnalyzer) -> int:
 @needs_tiny_model
 @pytest.mark.slow
 def test_two_tasks_keep_their_prefixes_while_they_take_turns(settings) -> None:
-    with SentimentAnalyzer(**settings) as one, SentimentAnalyzer(**settings, task="emotion") as two:
+    # Short ones in English: the tiny model's tokens for Chinese are many.
+    rule = "Judge what the writer says about it, and nothing else. " * 8
+    labels = '[{name = "yes", definition = "it is"}, {name = "no", definition = "it is not"}]'
+    frame = f'description = "{rule}"\nlanguage = "en"\nlabels = {labels}'
+    tasks = [parse_task(f'name = "{name}"\n{frame}', name) for name in ("polite", "urgent")]
+    one, two = (SentimentAnalyzer(**settings, task=each) for each in tasks)
+    with one, two:
         for analyzer in (one, two):
             analyzer.analyze("good")
-        for turn in range(3):
+        for turn in range(2):
             for analyzer in (one, two):
                 analyzer.analyze(f"comment {turn}")
                 computed = analyzer._call(_computed_prompt_tokens, analyzer)
