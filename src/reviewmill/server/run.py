@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -83,6 +85,11 @@ def make_server(settings: Settings, service: Service) -> Serving:
 
 async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
     service = await Service.open(settings)
+    # A second of imports, which the first requests would otherwise wait for.
+    await asyncio.to_thread(import_module, "reviewmill.endpoints.client")
+    # What is there now stays: looking through all of it for garbage would stop every request for a tenth of a second.
+    gc.collect()
+    gc.freeze()
     try:
         host, port = listener.getsockname()[:2]
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
