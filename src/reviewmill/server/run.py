@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import socket
 from collections.abc import Callable
 from importlib import import_module
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 GRACE_S: Final = 30
 """Seconds that requests have to be answered after the service was told to end."""
 _BACKLOG: Final = 2048
+_MOST_FILES: Final = 65_536
 
 
 class Serving(uvicorn.Server):
@@ -98,6 +100,14 @@ async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable
         await service.aclose()
 
 
+def _allow_many_connections() -> None:
+    """Each connection is an open file, of which most systems allow a process 1,024 until it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -111,6 +121,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     import uvloop
 
     check_address(settings.service)
+    _allow_many_connections()
     with listen(settings.service.host, settings.service.port) as listener:
         logs.set_up()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
