@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,22 @@ def test_refused_request_costs_no_quota(running: RunningService) -> None:
         assert client.post("/v1/analyze", json={"text": "x", "task": "none"}).status_code == 422
         assert client.post("/v1/analyze", json={"comments": [BODY] * 3}).status_code == 429
         assert client.post("/v1/analyze", json={"comments": [BODY] * 2}).status_code == 200
+
+
+def test_request_that_the_busy_model_turns_away_costs_nothing(tmp_path: Path) -> None:
+    with StubEndpoint() as stub, running_service(tmp_path, stub, concurrency=1, service={"queue": 0}) as running:
+        with running.as_key(running.key()) as warm:
+            warm.post("/v1/analyze", json={"text": "good to begin with"})
+        stub.latency = 1
+        before = stub.total
+        with ThreadPoolExecutor() as pool, running.as_key(running.key()) as other:
+            waiting = pool.submit(other.post, "/v1/analyze", json={"text": "bad and slow"})
+            stub.wait_for_requests(before + 1)
+            with running.as_key(running.key(rate_per_minute=1, daily_quota=1)) as client:
+                assert_problem(client.post("/v1/analyze", json={"text": "bad, too"}), 429, "busy")
+                assert waiting.result().status_code == 200
+                assert client.post("/v1/analyze", json={"text": "bad, too"}).status_code == 200
+                assert client.post("/v1/analyze", json={"text": "bad, too"}).status_code == 429
 
 
 def test_last_use_is_written_down(running: RunningService) -> None:

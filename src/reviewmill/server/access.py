@@ -127,8 +127,13 @@ class Keyring:
         if looking is None:
             looking = asyncio.create_task(self._ask_store(name, secret))
             self._looking[name] = looking
-            looking.add_done_callback(lambda _: self._looking.pop(name, None))
+            looking.add_done_callback(lambda done: self._looked_up(name, done))
         return await asyncio.shield(looking)
+
+    def _looked_up(self, name: bytes, done: asyncio.Task[_Found]) -> None:
+        del self._looking[name]
+        if not done.cancelled():
+            done.exception()  # who waited has it; that may be nobody any more
 
     async def _ask_store(self, name: bytes, secret: str) -> _Found:
         record, used = await asyncio.to_thread(self._read, secret)
@@ -224,6 +229,12 @@ def _take(allowance: Allowance, rate: int, comments: int) -> None:
             retry_after=seconds,
         )
     allowance.tokens -= comments
+
+
+def refund(caller: Caller, comments: int) -> None:
+    """Take back what was counted: nothing was done for it."""
+    caller.allowance.used_today -= comments
+    caller.allowance.tokens += comments  # never more than a minute's, as the next refill sees to
 
 
 def _seconds_to_midnight() -> int:

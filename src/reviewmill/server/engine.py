@@ -148,13 +148,15 @@ class EngineRoom:
         self._asking = 0
         self._health = Health(ready=False, detail="The model was not looked at yet.")
         self._checked = -_CHECK_PAUSE_S
-        self._checking = asyncio.Lock()
+        self._checking: asyncio.Task[None] | None = None
         metrics.before_scrape.append(self._measure)
 
     async def aclose(self) -> None:
         """Give everything back."""
-        if self._connecting is not None:
-            self._connecting.cancel()
+        for task in (self._checking, self._connecting):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
         if self.connection is not None:
             await self.connection.aclose()
         if self.cache is not None:
@@ -235,13 +237,17 @@ class EngineRoom:
         return Gate(capacity, background, capacity + service.queue + service.max_comments)
 
     async def check(self) -> Health:
-        """Whether the model would answer now; what was found counts for two seconds."""
-        async with self._checking:
-            if time.monotonic() - self._checked >= _CHECK_PAUSE_S:
-                self._health = await self._look()
-                self._checked = time.monotonic()
-                self._metrics.model_up.set(self._health.ready)
+        """Whether the model would answer now; what was found counts for two seconds, and while a look takes long."""
+        if time.monotonic() - self._checked >= _CHECK_PAUSE_S:
+            if self._checking is None or self._checking.done():
+                self._checking = asyncio.create_task(self._look_and_tell())
+            await asyncio.wait({self._checking}, timeout=_CHECK_TIMEOUT_S)
         return self._health
+
+    async def _look_and_tell(self) -> None:
+        self._health = await self._look()
+        self._checked = time.monotonic()
+        self._metrics.model_up.set(self._health.ready)
 
     async def _look(self) -> Health:
         try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import resource
 import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 GRACE_S: Final = 30
 """Seconds that requests have to be answered after the service was told to end."""
 _BACKLOG: Final = 2048
+_MOST_FILES: Final = 65_536
 
 
 class Serving(uvicorn.Server):
@@ -96,6 +100,11 @@ def make_server(settings: Settings, service: Service) -> Serving:
 async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable[[str], None]) -> None:
     service = await Service.open(settings)
     server = make_server(settings, service)
+    # A second of imports, which the first requests would otherwise wait for.
+    await asyncio.to_thread(import_module, "reviewmill.endpoints.client")
+    # What is there now stays: looking through all of it for garbage would stop every request for a tenth of a second.
+    gc.collect()
+    gc.freeze()
     try:
         host, port = listener.getsockname()[:2]
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -104,6 +113,14 @@ async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable
         await service.aclose()
     if signal.SIGINT in server.ended_by:
         raise KeyboardInterrupt
+
+
+def _allow_many_connections() -> None:
+    """Each connection is an open file, of which most systems allow a process 1,024 until it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
@@ -119,6 +136,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     import uvloop
 
     check_address(settings.service)
+    _allow_many_connections()
     with listen(settings.service.host, settings.service.port) as listener:
         logs.set_up()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

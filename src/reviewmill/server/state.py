@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from fastapi import Request
 
-from reviewmill.errors import SettingsError, StoreError
+from reviewmill.errors import ReviewmillError, SettingsError, StoreError
 from reviewmill.schema import Analysis, Comment
-from reviewmill.server.access import LOCAL, Caller, Keyring, spend
+from reviewmill.server.access import LOCAL, Caller, Keyring, refund, spend
 from reviewmill.server.engine import EngineRoom
 from reviewmill.server.jobs.room import JobRoom
 from reviewmill.server.ledger import Ledger
@@ -102,8 +102,8 @@ class Service:
             stack.push_async_callback(room.aclose)
             service = cls(settings, store, room, metrics)
             stack.push_async_callback(service._last_words)
-            for running in (service.access_log.run(), service.ledger.run(), room.watch()):
-                stack.push_async_callback(_ended, asyncio.create_task(running))
+            for work in (service.access_log.run, service.ledger.run, room.watch):
+                stack.push_async_callback(_ended, asyncio.create_task(_kept_running(work)))
             service._resources = stack.pop_all()
         return service
 
@@ -138,7 +138,11 @@ class Service:
         def note(comment: Comment, text_sha256: str, cleaned_sha256: str) -> None:
             self.ledger.note(caller.key_id, text_sha256, cleaned_sha256, comment.metadata.get(CUSTOMER))
 
-        analyses = await self.room.analyse(comments, task, keywords=keywords, on_read=note)
+        try:
+            analyses = await self.room.analyse(comments, task, keywords=keywords, on_read=note)
+        except ReviewmillError:
+            refund(caller, len(comments))
+            raise
         if caller.key_id != LOCAL:
             self.ledger.used(caller.key_id, len(comments))
         return analyses
@@ -160,6 +164,16 @@ async def working_on_jobs(service: Service) -> AsyncIterator[None]:
     finally:
         service.scrubbers.remove(scrub)
         await service.jobs.aclose()
+
+
+async def _kept_running(work: Callable[[], Awaitable[None]]) -> None:
+    """Do something without end; an error that nobody expected is logged, and it begins again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("Work in the background failed, and begins again.")
+        await asyncio.sleep(1)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
