@@ -362,6 +362,16 @@ def test_survey_question_as_the_only_header(tmp_path) -> None:
     assert len(_rows(path)) == 3
 
 
+@pytest.mark.parametrize("content", ["{}\n", "{}\n{}\n"])
+def test_rows_without_any_column_are_refused(tmp_path, content) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text(content)
+    with pytest.raises(InputError, match="no row has a column"):
+        open_source(path)
+    with pytest.raises(InputError, match="no row has a column"):
+        open_source(path, text="comment")
+
+
 def test_unclear_text_column_lists_columns_with_samples(tmp_path) -> None:
     path = _write(
         tmp_path, "a.csv", "pro,con,stars\n拍照非常清晰而且快,电池不太耐用很烦,4\n外观很漂亮手感好,有点重拿着累手,3\n"

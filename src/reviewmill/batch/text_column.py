@@ -72,6 +72,10 @@ def text_column_of(
     path: Path, columns: Sequence[str], sample: Sequence[dict[str, Any]], wanted: str | None, *, has_header: bool
 ) -> str:
     """The column that holds the comments; ColumnError if it is not clear which one."""
+    if not columns:
+        raise ColumnError(
+            f"{path} has rows, and no row has a column.", columns, hint='Each row needs one, like {"comment": "…"}.'
+        )
     if wanted is not None:
         return _given_column(path, columns, wanted, "--text")
     scores = {column: _text_score([fields[column] for fields in sample]) for column in columns}

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import json
 import secrets
+import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
@@ -23,10 +24,20 @@ if TYPE_CHECKING:
 MAX_PAGE: Final = 1000
 
 
+_clock: Final = threading.Lock()
+_latest = 0
+
+
 def new_id() -> str:
-    """A UUID of version 7 (RFC 9562, 5.7): sorts by the millisecond it was made in, the rest is random."""
-    stamp = time.time_ns() // 1_000_000
-    return str(uuid.UUID(int=stamp << 80 | 7 << 76 | secrets.randbits(12) << 64 | 2 << 62 | secrets.randbits(62)))
+    """A UUID of version 7 (RFC 9562, 5.7 and 6.2): sorts by the time it was made at, within a process strictly.
+
+    48 bits of milliseconds, 12 bits of the fraction (method 3 of 6.2), the rest random.
+    """
+    global _latest  # noqa: PLW0603 - a clock that never stands still
+    with _clock:
+        _latest = max(_latest + 1, (time.time_ns() << 12) // 1_000_000)
+        stamp, fraction = divmod(_latest, 1 << 12)
+    return str(uuid.UUID(int=stamp << 80 | 7 << 76 | fraction << 64 | 2 << 62 | secrets.randbits(62)))
 
 
 def digest(*parts: str | None) -> str:
