@@ -33,7 +33,7 @@ def new_id() -> str:
 
     48 bits of milliseconds, 12 bits of the fraction (method 3 of 6.2), the rest random.
     """
-    global _latest  # noqa: PLW0603 - a clock that never stands still
+    global _latest
     with _clock:
         _latest = max(_latest + 1, (time.time_ns() << 12) // 1_000_000)
         stamp, fraction = divmod(_latest, 1 << 12)
