@@ -28,8 +28,11 @@ GRACE_S: Final = 30
 """Seconds that requests have to be answered after the service was told to end."""
 _BACKLOG: Final = 2048
 _DOORS: Final = 32
-"""New connections that one turn of the event loop lets in. libuv accepts one a turn for each listening socket, and a
-turn under load takes as long as all requests in it: the last of 64 clients that come at once waited for half a second."""
+"""New connections that one turn of the event loop lets in.
+
+libuv accepts one a turn for each listening socket, and a turn under load takes as long as all requests in it: the last
+of 64 clients that came at once waited for half a second.
+"""
 _MOST_FILES: Final = 65_536
 
 
