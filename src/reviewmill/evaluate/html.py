@@ -1,7 +1,7 @@
 """Reports as one HTML file each: no other file, no network, no inline style, no script but our own (by its hash).
 
-Whatever stands in a comment, a label, a column or a file's name reaches the page as text: Jinja escapes all of it, and the
-page's content security policy runs no other script than the one whose hash it names.
+Whatever stands in a comment, a label, a column or a file's name reaches the page as text: Jinja escapes all of it, and
+the page's content security policy runs no other script than the one whose hash it names.
 """
 
 from __future__ import annotations

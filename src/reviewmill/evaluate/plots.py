@@ -10,7 +10,7 @@ import io
 import re
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
@@ -32,7 +32,7 @@ INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES: Final = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06", "#0a0a07", "#0a0a08")
 _CLASSES: Final = {INK: "ink", MUTED: "muted", GRID: "grid"} | {color: f"c{n}" for n, color in enumerate(SERIES)}
 
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "reviewmill",
     "text.parse_math": False,
@@ -169,7 +169,7 @@ def _percent(axes: Axes, which: str) -> None:
         getattr(axes, f"{name}axis").set_major_formatter(PercentFormatter(xmax=1, decimals=None))
 
 
-def _legend(axes: Axes, drawn: Sequence[Line], place: str) -> None:
+def _legend(axes: Axes, drawn: Sequence[Line], place: Literal["upper left", "lower left"]) -> None:
     if len(drawn) > 1:
         axes.legend(loc=place)
 
