@@ -18,15 +18,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reviewmill._version import __version__
-from reviewmill.evaluate.plots import Line, reliability_plot, selection_plot
+from reviewmill.evaluate.plots import Line, interval_plot, reliability_plot, selection_plot
 from reviewmill.evaluate.tags import TAGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reviewmill.evaluate.compare import ComparedRow, Comparison, Pair
     from reviewmill.evaluate.gate import Gate
     from reviewmill.evaluate.measures import Measures, Slice, Threshold
-    from reviewmill.evaluate.report import Report, RowRecord
+    from reviewmill.evaluate.report import Data, Report, RowRecord
 
 MOST_ERRORS: Final = 2000
 LONGEST_TEXT: Final = 2000
@@ -65,7 +66,7 @@ def report_page(report: Report, gate: Gate | None = None) -> str:
         accept=_accept(best),
         warnings_zh=_warnings_zh(report),
         shade=_shade,
-        words=lambda name: name.replace("_", " "),
+        words=_words,
         reliability_plot=reliability_plot(lines) if best.reliability else "",
         selection_plot=selection_plot(lines) if best.selection else "",
         slices=_ordered(report.slices),
@@ -75,6 +76,75 @@ def report_page(report: Report, gate: Gate | None = None) -> str:
         tags=[(tag, count) for tag in TAGS if (count := sum(tag in error.row.tags for error in errors))],
         facts=_facts(report),
     )
+
+
+def comparison_page(comparison: Comparison) -> str:
+    """A comparison as HTML.
+
+    Args:
+        comparison: what was compared.
+    """
+    systems = comparison.systems
+    lines = [Line(one.name, one.best.reliability, one.best.selection) for one in systems]
+    differing = comparison.differing
+    rows = [_differing(row, [one.name for one in systems]) for row in differing[:MOST_ERRORS]]
+    return (
+        _environment()
+        .get_template("compare.html.j2")
+        .render(
+            _frame(),
+            c=comparison,
+            restricted=any(one.restricted for one in systems),
+            spoken=any(one.system.confidence == "spoken" for one in systems),
+            warnings_zh=_data_warnings_zh(comparison.data, comparison.labels),
+            accept=_accept,
+            minmax=_size,
+            shade=_shade,
+            words=_words,
+            accuracy_plot=interval_plot(
+                [one.name for one in systems], [one.measures.scores.accuracy for one in systems], "Accuracy"
+            ),
+            reliability_plot=reliability_plot(lines) if any(line.reliability for line in lines) else "",
+            selection_plot=selection_plot(lines) if any(line.selection for line in lines) else "",
+            agreement=_agreement(comparison),
+            rows=rows,
+            differing=len(differing),
+            pairs=Counter(row.who for row in rows).most_common(),
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """One comment on which systems differ, and who is right about it."""
+
+    row: ComparedRow
+    who: str
+    text: str
+
+
+def _differing(row: ComparedRow, names: Sequence[str]) -> Differing:
+    right = [name for name, label in zip(names, row.labels, strict=True) if label == row.gold]
+    return Differing(row, " + ".join(right) or "nobody · 都不对", _cut(row.text))
+
+
+def _size(pair: Pair) -> tuple[float, float]:
+    """The interval of a difference as that of its size, in the direction in which it points."""
+    low, high = pair.difference.low, pair.difference.high
+    return (low, high) if pair.difference.value > 0 else (-high, -low)
+
+
+def _agreement(comparison: Comparison) -> list[list[float]]:
+    columns = [[row.labels[place] for row in comparison.rows] for place in range(len(comparison.systems))]
+    return [[sum(a == b for a, b in zip(one, other, strict=True)) / len(one) for other in columns] for one in columns]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _cut(text: str) -> str:
+    return text[:LONGEST_TEXT] + ("…" if len(text) > LONGEST_TEXT else "")
 
 
 def _frame() -> dict[str, Any]:
@@ -116,7 +186,7 @@ def _wrong(row: RowRecord) -> Wrong:
 
 def _parts(row: RowRecord) -> list[tuple[bool, str]]:
     """The comment in pieces, keywords apart; a very long one is cut."""
-    text = row.text[:LONGEST_TEXT] + ("…" if len(row.text) > LONGEST_TEXT else "")
+    text = _cut(row.text)
     parts: list[tuple[bool, str]] = []
     at = 0
     for start, end in sorted(row.spans):
@@ -155,24 +225,29 @@ _LEFT_OUT_ZH: Final = {
 
 def _warnings_zh(report: Report) -> list[str]:
     """What the warnings say, from the same facts."""
-    said = []
-    left_out = [words.format(n) for why, words in _LEFT_OUT_ZH.items() if (n := report.data.left_out.get(why))]
-    if left_out:
-        said.append(f"未计入：{'；'.join(left_out)}。")
-    present = [name for name in report.labels if report.data.labels.get(name)]
-    if len(present) == 1:
-        said.append(f"所有行的标签都是 {present[0]}：准确率只是该标签的召回率，其余标签是否误用无从得知。")
-    elif len(present) < len(report.labels):
-        missing = "、".join(name for name in report.labels if name not in present)
-        said.append(f"没有标签为 {missing} 的行：回答这些标签的单独计数，并另列只在出现的标签中选择的成绩。")
-    if report.data.rows < 100:
-        said.append(f"只有 {report.data.rows} 行：区间很宽，小的差异没有意义。")
+    said = _data_warnings_zh(report.data, report.labels)
     if failed := report.unanswered.get("error"):
         said.append(f"{failed} 条评论失败；再次运行同一命令会重试。")
     if silent := report.unanswered.get("insufficient"):
         said.append(f"{silent} 条评论没有可判断的内容，未给标签；除“未作答计为错误”外不计入成绩。")
     if unsure := sum(row.status == "ok" and row.confidence is None for row in report.rows):
         said.append(f"{unsure} 个回答没有概率，校准与采纳不计入它们。")
+    return said
+
+
+def _data_warnings_zh(data: Data, labels: Sequence[str]) -> list[str]:
+    said = []
+    left_out = [words.format(n) for why, words in _LEFT_OUT_ZH.items() if (n := data.left_out.get(why))]
+    if left_out:
+        said.append(f"未计入：{'；'.join(left_out)}。")
+    present = [name for name in labels if data.labels.get(name)]
+    if len(present) == 1:
+        said.append(f"所有行的标签都是 {present[0]}：准确率只是该标签的召回率，其余标签是否误用无从得知。")
+    elif len(present) < len(labels):
+        missing = "、".join(name for name in labels if name not in present)
+        said.append(f"没有标签为 {missing} 的行：回答这些标签的单独计数，并另列只在出现的标签中选择的成绩。")
+    if data.rows < 100:
+        said.append(f"只有 {data.rows} 行：区间很宽，小的差异没有意义。")
     return said
 
 
