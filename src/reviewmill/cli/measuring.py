@@ -126,21 +126,21 @@ def show_report(report: Report) -> None:
     screen.print(*(Text(line) for line in _sentences(report)), sep="\n")
     standing = [one for one in report.slices if one.stands_out == "worse"]
     for one in sorted(standing, key=lambda part: part.accuracy.value)[:_SHOWN_SLICES]:
-        screen.print(Text(f"worse than the rest: {one.by} {one.value}: {_share(one.accuracy)} of {one.rows:,}"))
+        screen.print(Text(f"worse than the rest: {one.by} {one.value}: {share(one.accuracy)} of {one.rows:,}"))
 
 
 def _score_rows(measured: Sequence[Measures]) -> list[tuple[str, list[str]]]:
     rows = [
-        ("accuracy", [_share(one.scores.accuracy) for one in measured]),
-        ("macro-F1", [_number(one.scores.macro_f1) for one in measured]),
-        ("Cohen's kappa", [_number(one.scores.kappa) for one in measured]),
+        ("accuracy", [share(one.scores.accuracy) for one in measured]),
+        ("macro-F1", [number(one.scores.macro_f1) for one in measured]),
+        ("Cohen's kappa", [number(one.scores.kappa) for one in measured]),
     ]
     found = [one.reliability for one in measured]
     if any(found):
         rows += [
-            ("ECE", [_number(one.ece) if one else "" for one in found]),
-            ("Brier", [_number(one.brier) if one else "" for one in found]),
-            ("NLL", [_number(one.nll) if one else "" for one in found]),
+            ("ECE", [number(one.ece) if one else "" for one in found]),
+            ("Brier", [number(one.brier) if one else "" for one in found]),
+            ("NLL", [number(one.nll) if one else "" for one in found]),
         ]
     return rows
 
@@ -151,7 +151,7 @@ def _sentences(report: Report) -> list[str]:
     if outside and report.decided is not None:
         said.append(
             f"answers with labels that the file has not (counted as wrong above): {', '.join(outside)}; "
-            f"of the others {_share(report.decided)} are right"
+            f"of the others {share(report.decided)} are right"
         )
     said += [
         f"accept everything at or above {one.confidence:.2f}: {one.coverage:.1%} of comments, "
@@ -173,11 +173,13 @@ def _sentences(report: Report) -> list[str]:
     return said
 
 
-def _share(estimate: Estimate | None) -> str:
+def share(estimate: Estimate | None) -> str:
+    """A share with its interval, in percent."""
     if estimate is None:
         return "-"
     return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"
 
 
-def _number(estimate: Estimate | None) -> str:
+def number(estimate: Estimate | None) -> str:
+    """A number with its interval."""
     return "-" if estimate is None else f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

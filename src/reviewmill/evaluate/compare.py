@@ -36,11 +36,6 @@ class Compared(Measured):
     restricted: Measures | None
     effort: Effort
 
-    @property
-    def best(self) -> Measures:
-        """The restricted measures where there are some, else the plain ones."""
-        return self.restricted or self.measures
-
 
 class Pair(Measured):
     """Two systems over the same rows; a comment without an answer counts as wrong.
@@ -95,6 +90,15 @@ class Comparison(Measured):
     systems: list[Compared]
     pairs: list[Pair]
     rows: list[ComparedRow] = Field(repr=False)
+
+    @property
+    def all_restricted(self) -> bool:
+        """Whether every system can be scored among the labels that occur."""
+        return all(one.restricted is not None for one in self.systems)
+
+    def shown(self, system: Compared) -> Measures:
+        """The measures by which confidences are compared: restricted ones only where every system has them."""
+        return system.restricted if self.all_restricted and system.restricted else system.measures
 
     @property
     def differing(self) -> list[ComparedRow]:

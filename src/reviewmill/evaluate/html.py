@@ -85,7 +85,8 @@ def comparison_page(comparison: Comparison) -> str:
         comparison: what was compared.
     """
     systems = comparison.systems
-    lines = [Line(one.name, one.best.reliability, one.best.selection) for one in systems]
+    shown = [comparison.shown(one) for one in systems]
+    lines = [Line(one.name, m.reliability, m.selection) for one, m in zip(systems, shown, strict=True)]
     differing = comparison.differing
     rows = [_differing(row, [one.name for one in systems]) for row in differing[:MOST_ERRORS]]
     return (

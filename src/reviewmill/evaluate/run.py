@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reviewmill.batch.run import Progress
+    from reviewmill.evaluate.compare import Comparison
     from reviewmill.evaluate.gate import Gate
     from reviewmill.evaluate.labelled import Labelled
     from reviewmill.evaluate.report import Report
@@ -123,6 +124,18 @@ def write_report(report: Report, json: Path, html: Path, gate: Gate | None = Non
 
     write_text(json, as_json(report))
     write_text(html, report_page(report, gate))
+
+
+def write_comparison(comparison: Comparison, json: Path, html: Path) -> None:
+    """Write a comparison as JSON and as an HTML page.
+
+    Raises:
+        OutputError: one of them cannot be written.
+    """
+    from reviewmill.evaluate.html import comparison_page
+
+    write_text(json, as_json(comparison))
+    write_text(html, comparison_page(comparison))
 
 
 def read_baseline(path: Path) -> Report:
