@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from reviewmill.cli import analyze, compare, doctor, evaluate, keys, models, serve, tasks
+from reviewmill.cli import analyze, compare, doctor, errors, evaluate, keys, models, serve, tasks
 from reviewmill.errors import ReviewmillError
 
 EXIT_ERROR = 1
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.command("analyze")(analyze.analyze)
 app.command("evaluate")(evaluate.evaluate)
+app.command("errors")(errors.errors)
 app.command("compare")(compare.compare)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
