@@ -67,6 +67,8 @@ def running(folder: Path) -> Status:
 
 
 SLEEP = "import time; time.sleep(600)"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); " + SLEEP
+DETACH = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True)"
 
 
 def test_it_outlives_whoever_started_it(folder: Path) -> None:
@@ -128,14 +130,8 @@ def test_a_program_that_cannot_be_started_says_why(folder: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives orphans to the supervisor")
 def test_nothing_of_the_program_is_left_whatever_it_detached(folder: Path) -> None:
     """A grandchild in a session of its own, whose parent is gone, and which will not listen to SIGTERM."""
-    stubborn = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
-    )
     code = (
-        "import subprocess, sys, time\n"
-        f"middle = 'import subprocess, sys; subprocess.Popen([sys.executable, \"-c\", sys.argv[1]], start_new_session=True)'\n"
-        f"subprocess.run([sys.executable, '-c', middle, {stubborn!r}])\n"
-        "time.sleep(600)"
+        f"import subprocess, sys, time\nsubprocess.run([sys.executable, '-c', {DETACH!r}, {DEAF!r}])\ntime.sleep(600)"
     )
     start(folder, spec(code, grace_seconds=1.0))
     until(lambda: "up" in log_tail(folder, 5) if (folder / "log").exists() else False)
@@ -163,10 +159,7 @@ def test_a_killed_supervisor_leaves_no_program_behind(folder: Path) -> None:
 
 def test_stop_ends_what_a_killed_supervisor_left(folder: Path) -> None:
     """A program that ignores SIGTERM survives its supervisor; the next `stop` finds it by the status file."""
-    code = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
-    )
-    start(folder, spec(code))
+    start(folder, spec(DEAF))
     until(lambda: (folder / "log").exists() and "up" in log_tail(folder, 5))
     now = running(folder)
     assert now.supervisor is not None
