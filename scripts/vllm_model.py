@@ -1,7 +1,7 @@
 """Makes a folder that vLLM can serve out of a GGUF file; runs in the environment of `reviewmill engine install`.
 
     PYTHON scripts/vllm_model.py convert MODEL.gguf FOLDER    the model itself, in bfloat16 (1.5B: 3.1 GB)
-    PYTHON scripts/vllm_model.py tiny    MODEL.gguf FOLDER    its tokenizer, and a tiny model with random weights (49 MB)
+    PYTHON scripts/vllm_model.py tiny    MODEL.gguf FOLDER    its tokenizer, and tiny random weights (31 MB)
 
 vLLM reads no GGUF itself. The weights come out as they were quantised, so this loses nothing and gains nothing.
 """

@@ -242,6 +242,16 @@ def test_secrets_show_neither_in_the_log_nor_in_any_file_nor_in_arguments(folder
     assert stat.S_IMODE((folder / "log").stat().st_mode) == 0o600
 
 
+def test_the_program_gets_the_environment_of_whoever_started_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor's own search path must not reach a program that has another Python."""
+    monkeypatch.setenv("PYTHONPATH", "/of/the/user")
+    monkeypatch.setenv("PROXY_OF_MINE", "secret")
+    code = "import os, time; print(os.environ.get('PYTHONPATH'), 'PROXY_OF_MINE' in os.environ, flush=True); " + SLEEP
+    start(folder, spec(code, without=("PROXY_OF_MINE",)))
+    until(lambda: (folder / "log").exists() and log_tail(folder, 5))
+    assert log_tail(folder, 1) == ["/of/the/user False"]
+
+
 def test_the_log_does_not_grow_for_ever(tmp_path: Path) -> None:
     log = RotatingLog(tmp_path / "log", limit=1000, keep=2, secrets=["secret"])
     for number in range(100):

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from reviewmill.errors import ProcessError
 from reviewmill.supervise.identity import alive, descendants, send, wait_gone
-from reviewmill.supervise.spec import LOG_NAME, Identity, Spec, Status
+from reviewmill.supervise.spec import LOG_NAME, PATH_BEFORE, Identity, Spec, Status
 
 _LOCK_SECONDS: Final = 30.0
 _APPEAR_SECONDS: Final = 20.0
@@ -57,6 +57,7 @@ def start(folder: Path, spec: Spec) -> Status:
 
 def _spawn(folder: Path, spec: Spec) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "reviewmill.supervise", str(folder)]
+    before = os.environ.get("PYTHONPATH", "")
     with (folder / "supervisor.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - ourselves
             command,
@@ -65,7 +66,7 @@ def _spawn(folder: Path, spec: Spec) -> subprocess.Popen[bytes]:
             stderr=log,
             cwd=folder,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), PATH_BEFORE: before},
         )
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError), process.stdin:

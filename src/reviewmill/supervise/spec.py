@@ -17,6 +17,8 @@ State = Literal["starting", "ready", "unhealthy", "waiting", "stopping", "stoppe
 RUNNING: Final = frozenset({"starting", "ready", "unhealthy", "waiting", "stopping"})
 STATUS_NAME: Final = "status.json"
 LOG_NAME: Final = "log"
+PATH_BEFORE: Final = "REVIEWMILL_PYTHONPATH_BEFORE"
+"""Carries the user's PYTHONPATH past the supervisor, which has another so that it finds this package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Spec:
         name: what messages call it.
         argv: the program and its arguments; no secrets, because every user of the machine can read them.
         env: variables beside those of whoever starts it.
+        without: variables that it does not get.
         secrets: strings that must not show in the log.
         cwd: working folder; None: the folder of the status.
         health_url: address that answers 200 while the program is well; None: it is well while it runs.
@@ -46,6 +49,7 @@ class Spec:
     name: str
     argv: tuple[str, ...]
     env: dict[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     cwd: str | None = None
     health_url: str | None = None
@@ -70,7 +74,7 @@ class Spec:
     def from_json(cls, text: str) -> Spec:
         """Read what `to_json` wrote."""
         raw = json.loads(text)
-        return cls(**raw | {"argv": tuple(raw["argv"]), "secrets": tuple(raw["secrets"])})
+        return cls(**raw | {key: tuple(raw[key]) for key in ("argv", "without", "secrets")})
 
 
 @dataclass(frozen=True, slots=True)

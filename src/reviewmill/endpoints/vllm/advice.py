@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from reviewmill.endpoints.vllm.asked import Asked
 from reviewmill.endpoints.vllm.gpus import Device, with_count
-from reviewmill.endpoints.vllm.plan import Asked, LengthsOf, Plan, make_plan
+from reviewmill.endpoints.vllm.plan import LengthsOf, Plan, make_plan
 from reviewmill.endpoints.vllm.shape import Subject, find_subject
 from reviewmill.errors import ModelError, SettingsError
 from reviewmill.models.catalog import builtin_catalog
@@ -57,9 +58,9 @@ def _alternatives(
     subject: Subject, device: Device, lengths_of: LengthsOf, asked: Asked, models_dir: Path
 ) -> Iterator[str]:
     yield from _other_weights(subject, device, lengths_of, asked, models_dir)
-    if subject.shape.quantisation is None and asked.quantization == "auto":
-        if _try(subject, device, lengths_of, replace(asked, quantization="fp8")):
-            yield "--quantization fp8, which vLLM does while it loads"
+    plain = subject.shape.quantisation is None and asked.quantization == "auto"
+    if plain and _try(subject, device, lengths_of, replace(asked, quantization="fp8")):
+        yield "--quantization fp8, which vLLM does while it loads"
     length = asked.max_model_len or 8192
     while (length := length // 2) >= _SHORTEST:
         if _try(subject, device, lengths_of, replace(asked, max_model_len=length)):

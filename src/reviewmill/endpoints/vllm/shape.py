@@ -233,7 +233,7 @@ def find_subject(name_or_folder: str, models_dir: Path) -> Subject:
     model = builtin_catalog().get(name_or_folder)
     if model.format == "gguf":
         raise ModelError(
-            f"{model.name} is a GGUF file; vLLM does not read those since 0.30.",
+            f"{model.name} is a GGUF file; vLLM does not read those any more.",
             hint=_instead(model),
         )
     folder = models_dir / model.name
