@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     endpoint: str | None = Field(None, description="URL of an OpenAI-compatible server; none: see `engine`")
     engine: Literal["auto", "embedded", "vllm"] = Field(
         "auto",
-        description="without an endpoint: llama.cpp in process, the vLLM of `reviewmill engine`, or that if it runs",
+        description="without an endpoint: embedded, the vLLM of `reviewmill engine`, or that if it runs",
     )
     model: str = Field(DEFAULT_MODEL, description="catalog name, a .gguf file, or the server's model name")
     api_key: SecretStr | None = Field(None, description="key for the endpoint")
@@ -116,7 +116,11 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of the embedded engine; none: all cores")
     slots: int = Field(16, ge=1, le=256, description="comments that the embedded engine works on at once")
 
-    gpu_layers: int = Field(0, ge=0, description="layers of the embedded model that a GPU computes; 0: none")
+    gpu_layers: int | None = Field(
+        None,
+        ge=0,
+        description="layers of the embedded model on a GPU; none: as many as fit, if there is one",
+    )
 
     models_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("reviewmill") / "models",

@@ -194,7 +194,7 @@ class EndpointClient:
             if self.model is None:
                 raise
             served = {}  # some gateways list nothing; the first question tells whether the name is right
-        digests = {name.partition(WEIGHTS_MARK)[0]: name for name in served if WEIGHTS_MARK in name}
+        digests: dict[str, str] = {name.partition(WEIGHTS_MARK)[0]: name for name in served if WEIGHTS_MARK in name}
         served = {name: about for name, about in served.items() if WEIGHTS_MARK not in name}
         if self.model is None and len(served) == 1:
             self.model = next(iter(served))

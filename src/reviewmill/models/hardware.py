@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_FLAGS: Final = {"avx2": "avx2", "avx512f": "avx512", "amx_tile": "amx", "asimd": "neon", "neon": "neon"}
+_FLAGS: Final = {
+    "avx2": "avx2",
+    "avx512f": "avx512",
+    "avx512_bf16": "avx512-bf16",
+    "amx_tile": "amx",
+    "asimd": "neon",
+    "neon": "neon",
+}
 _NVIDIA_SECONDS: Final = 2.0
 _GPU_LINE: Final = re.compile(r"(.+?)\s*,\s*(\d+)\s*,\s*(\d+)(?:\s*,\s*(?:(\d+)\.(\d+)|\[.*\]))?")
 _NO_LIMIT: Final = 1 << 60
@@ -40,7 +47,7 @@ class Hardware:
         cpu: name of the processor.
         physical_cores, logical_cores: usable by this process.
         memory_total, memory_available: in bytes, within the limits of the control group.
-        features: of `avx2`, `avx512`, `amx`, `neon`.
+        features: of `avx2`, `avx512`, `avx512-bf16`, `amx`, `neon`.
         gpus: NVIDIA's; empty without `nvidia-smi` or if it does not answer within two seconds.
         disk_free: bytes free where models are kept; None if no folder was named.
     """

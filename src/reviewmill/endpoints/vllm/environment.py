@@ -1,4 +1,4 @@
-"""vLLM in an environment of its own: it pins PyTorch and a hundred other packages that nobody else should have to bear."""
+"""vLLM in an environment of its own: it pins PyTorch and a hundred other packages."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def install(engine_dir: Path, kind: Kind, *, on_line: Callable[[str], None] | No
                 _run([python, "-m", "pip", "install", "--no-input", *_sources(kind), *wanted], say, log)
             if kind == "cpu":
                 _run([python, "-m", "pip", "uninstall", "-y", *_UNNEEDED], say, log)
-            versions = _run([python, "-c", _CHECK], say, log, seconds=_CHECK_SECONDS)[-1].split()
-        made = Environment(kind, folder, *versions[:3], seconds=round(time.monotonic() - began, 1))
+            vllm, torch, transformers = _run([python, "-c", _CHECK], say, log, seconds=_CHECK_SECONDS)[-1].split()
+        made = Environment(kind, folder, vllm, torch, transformers, round(time.monotonic() - began, 1))
         write_atomically(folder / "installed.json", json.dumps(asdict(made) | {"folder": str(folder)}))
         return made
 

@@ -18,7 +18,6 @@ WIDTHS: Final = {"bfloat16": 2, "float16": 2, "float32": 4}
 _LARGE: Final = 70 * GIB
 _STEPS: Final = (1024, 512, 256, 192, 128, 96, 64, 48, 32, 24, 16, 8, 4, 2, 1)
 _CPU_SEQUENCES: Final = 32
-_CPU_KV: Final = 4 * GIB
 
 
 @dataclass(slots=True)
@@ -118,14 +117,16 @@ def divides(shape: Shape, cards: int) -> bool:
     return not group or group <= 0 or cards == 1 or (shape.intermediate // cards) % group == 0
 
 
-def kept_small(budget: Budget, lengths: TaskLengths, length: int) -> Budget:
+def kept_small(budget: Budget, lengths: TaskLengths, load: Load, length: int) -> Budget:
     """On a CPU: no more key-value cache than is of use, because what vLLM reserves there is taken from everybody."""
-    most = max(_CPU_KV, -(-length * budget.kv_per_token // GIB) * GIB)
-    budget = replace(budget, kv=min(budget.kv, most))
-    blocks = budget.kv // (budget.kv_per_token * budget.block)
+    tokens = max(length, 2 * (lengths.prefix + load.sequences * (lengths.comment_long + lengths.answer)))
+    kv = min(budget.kv, -(-tokens * budget.kv_per_token // GIB) * GIB)
+    blocks = kv // (budget.kv_per_token * budget.block)
     own = blocks - lengths.prefix // budget.block
     return replace(
         budget,
+        left_alone=budget.left_alone + budget.kv - kv,
+        kv=kv,
         tokens=blocks * budget.block,
         sequences=max(0, own // -(-(lengths.comment_long + lengths.answer) // budget.block)),
         sequences_typical=max(0, own // -(-(lengths.comment + lengths.answer) // budget.block)),

@@ -26,6 +26,7 @@ _MOST_USE: Final = 0.92  # vLLM's own default
 _SCREEN: Final = 1 * GIB
 _DRIVER: Final = 512 * MIB
 _MARGIN: Final = 256 * MIB
+_CPU_BFLOAT16: Final = frozenset({"avx512-bf16", "amx"})
 _CHATML_KINDS: Final = frozenset({"qwen2", "qwen3"})
 
 LengthsOf = Callable[[str], TaskLengths]
@@ -118,7 +119,7 @@ def make_plan(subject: Subject, device: Device, lengths_of: LengthsOf, asked: As
     )
     load, budget = fit.best()
     if device.kind == "cpu":
-        budget = kept_small(budget, fit.lengths, length)
+        budget = kept_small(budget, fit.lengths, load, length)
     copies = device.count // load.tensor_parallel
     draft = Draft(subject, device, asked, length, rope, dtype, dtype_reason, use, use_reason, load, copies, online_fp8)
     return Plan(
@@ -222,9 +223,9 @@ def _dtype(subject: Subject, device: Device) -> tuple[str, str]:
     held = subject.shape.quantisation
     own = subject.shape.dtype if subject.shape.dtype in WIDTHS else "bfloat16"
     if device.kind == "cpu":
-        if "avx512" in device.features or "amx" in device.features or "neon" in device.features:
+        if _CPU_BFLOAT16.intersection(device.features):
             return "bfloat16", "the processor computes in it"
-        return "float32", "the processor has no 16-bit arithmetic (AVX-512, AMX), and would convert at every step"
+        return "float32", "the processor has no 16-bit arithmetic (AVX-512 BF16, AMX) and would convert at every step"
     if held is not None and held.method in {"awq", "gptq"}:
         return "float16", f"what {held.method.upper()} kernels compute in on every card, and what the repository says"
     if own != "float16" and device.capability is not None and device.capability < _BFLOAT16:
