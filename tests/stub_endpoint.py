@@ -70,6 +70,8 @@ class Knobs:
     """Cut the answer into tokens of so many bytes; None: words."""
     max_answer_tokens: int | None = None
     """Cut every answer after so many tokens, whatever the request allows."""
+    has_template: bool = True
+    """Without, every question is refused in vLLM's words."""
     context_chars: int | None = None
     overflow: Overflow = "llama.cpp"
     fail_next: list[Failure] = field(default_factory=list)
@@ -183,6 +185,11 @@ class StubEndpoint(Knobs):
         comment = _comment(request) or ""
         if request.get("model") not in self.models:
             return 404, _error(f"The model `{request.get('model')}` does not exist.", code="model_not_found")
+        if not self.has_template:
+            return 400, _error(
+                "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
+                "template if the tokenizer does not define one."
+            )
         for part, status in self.fail_texts.items():
             if part in comment:
                 return status, _error(f"This text makes me fail: {part}")

@@ -153,10 +153,10 @@ def test_a_comment_that_does_not_fit_is_shortened_and_flagged(engine: Engine) ->
 def test_what_vllm_no_longer_takes_is_not_believed(engine: Engine) -> None:
     """It ignores `guided_choice` in silence; a probe sees that nothing was enforced."""
     place, _ = engine
-    key = (place.folder / "state" / "engine" / "key").read_text()
+    key, url = (place.folder / "state" / "engine" / "key").read_text(), place.status()["url"]
 
     async def ask() -> list[bool]:
-        async with EndpointClient(place.status()["url"], "tiny", api_key=key) as client:
+        async with EndpointClient(url, "tiny", api_key=key) as client:
             old = {"guided_choice": ["zqx7"]}, {"guided_json": {"type": "object"}}, {"grammar": 'root ::= "zqx7"'}
             new = {"structured_outputs": {"choice": ["zqx7"]}}, {"structured_outputs": {"regex": "zqx7"}}
             return [await _obeys(client, constraint) for constraint in (*old, *new)]
@@ -183,7 +183,7 @@ def test_stop_ends_every_process(engine: Engine) -> None:
 CHECK = """
 import json, sys
 from vllm.engine.arg_utils import EngineArgs
-from vllm.entrypoints.openai.cli_args import make_arg_parser
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = make_arg_parser(FlexibleArgumentParser())
 for arguments in json.loads(sys.argv[2]):
@@ -211,12 +211,7 @@ def test_vllm_takes_every_option_of_every_plan_and_yarn_lengthens(environment: E
     assert len(plans) > 15
     override = plans[-1][plans[-1].index("--hf-overrides") + 1]
     command = [environment.python, "-c", CHECK, tiny, json.dumps(plans), override]
-    env: dict[str, Any] = {
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(tiny),
-    }
+    env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PATH": "/usr/bin:/bin", "HOME": str(tiny)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-2:] == ["131072", "refused True"]
