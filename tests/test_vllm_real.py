@@ -64,6 +64,8 @@ def tiny(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> 
     made = subprocess.run(
         [environment.python, script, "tiny", gguf, folder], capture_output=True, text=True, check=False, timeout=300
     )
+    if made.returncode and "install gguf" in made.stderr:
+        pytest.skip("the package gguf is not in vLLM's environment (`make vllm` installs it)")
     assert made.returncode == 0, made.stderr
     return folder
 
@@ -141,8 +143,8 @@ def test_labels_that_share_their_first_token_and_are_chinese(engine: Engine) -> 
 
 def test_a_comment_that_does_not_fit_is_shortened_and_flagged(engine: Engine) -> None:
     place, _ = engine
-    long = "开头很差。" + "".join(f"第{number}天还是没有人处理，" for number in range(280)) + "结尾很好。"
-    assert len(long) < 3000 + 300
+    long = "开头很差。" + "".join(f"第{number}天还是没有人处理，" for number in range(220)) + "结尾很好。"
+    assert len(long) < 3000, "or it would be shortened before anybody is asked"
     with place.analyzer() as analyzer:
         result = analyzer.analyze(long)
     assert result["status"] == "ok"
