@@ -70,6 +70,8 @@ class Knobs:
     """Cut the answer into tokens of so many bytes; None: words."""
     max_answer_tokens: int | None = None
     """Cut every answer after so many tokens, whatever the request allows."""
+    has_template: bool = True
+    """Without, every question is refused in vLLM's words."""
     context_chars: int | None = None
     overflow: Overflow = "llama.cpp"
     fail_next: list[Failure] = field(default_factory=list)
@@ -183,6 +185,11 @@ class StubEndpoint(Knobs):
         comment = _comment(request) or ""
         if request.get("model") not in self.models:
             return 404, _error(f"The model `{request.get('model')}` does not exist.", code="model_not_found")
+        if not self.has_template:
+            return 400, _error(
+                "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
+                "template if the tokenizer does not define one."
+            )
         for part, status in self.fail_texts.items():
             if part in comment:
                 return status, _error(f"This text makes me fail: {part}")
@@ -244,6 +251,8 @@ class StubEndpoint(Knobs):
             return _json_answer(obeyed["json_schema"], comment)
         if obeyed:
             name, value = next(iter(obeyed.items()))
+            if name == "regex" and value.startswith(r"\{"):
+                return _json_answer(_schema_of(value), comment)
             labels = _labels(name, value)
             label = decide(comment, labels)
             words = keywords(comment) if name in {"grammar", "regex"} and ("kw" in value or "{1," in value) else []
@@ -320,6 +329,15 @@ def _labels(name: str, value: Any) -> list[str]:
         return [str(json.loads(literal)) for literal in re.findall(r'"(?:[^"\\]|\\.)+"', root)]
     head = re.match(r"\(([^)]*)\)", value)
     return [re.sub(r"\\(.)", r"\1", label) for label in (head[1] if head else value).split("|")]
+
+
+def _schema_of(regex: str) -> dict[str, Any]:
+    """The schema that a regular expression for JSON means."""
+    match = re.match(r'\\\{"(.+?)":"\(([^)]*)\)"', regex)
+    assert match, regex
+    labels = [re.sub(r"\\(.)", r"\1", label) for label in match[2].split("|")]
+    properties: dict[str, Any] = {match[1]: {"enum": labels}}
+    return {"properties": properties | ({"keywords": {}} if '"keywords"' in regex else {})}
 
 
 def _json_answer(schema: dict[str, Any], comment: str | None) -> tuple[str, str, str, list[str]]:
