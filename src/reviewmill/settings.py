@@ -93,6 +93,7 @@ class Settings(BaseSettings):
     endpoint: str | None = Field(None, description="URL of an OpenAI-compatible server; none: the embedded one")
     model: str = Field(DEFAULT_MODEL, description="catalog name, a .gguf file, or the server's model name")
     api_key: SecretStr | None = Field(None, description="key for the endpoint")
+    proposer_api_key: SecretStr | None = Field(None, description="key for the model that proposes (improve)")
     task: str = Field("sentiment", description="built-in task name or a task file")
     keywords: bool = Field(True, description="ask for keywords; without, one token a comment")
     wire: Literal["auto", "compact", "json", "free"] = Field("auto", description="answer format on the wire")

@@ -20,7 +20,9 @@ def challenge(
     task: Annotated[str | None, typer.Option(help="Built-in task or task file, with sentiment labels.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
     model: Annotated[str | None, typer.Option(help="Catalog name, .gguf file, or the server's model name.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the report as JSON to this file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the report as JSON to this file.")
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Ask this phenomenon only; may be given more than once.")
     ] = None,
@@ -71,9 +73,7 @@ def _chosen(names: list[str]) -> list[Phenomenon]:
     suite = {phenomenon.name: phenomenon for phenomenon in load_suite()}
     unknown = [name for name in names if name not in suite]
     if unknown:
-        raise InputError(
-            f"--only {unknown[0]}: the suite has no such phenomenon.", hint=f"It has: {', '.join(suite)}."
-        )
+        raise InputError(f"--only {unknown[0]}: the suite has no such phenomenon.", hint=f"It has: {', '.join(suite)}.")
     return [suite[name] for name in names or suite]
 
 

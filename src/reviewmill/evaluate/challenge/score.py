@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from scipy.stats import binomtest
-
 from reviewmill._version import __version__
 from reviewmill.errors import InputError
 from reviewmill.evaluate.answers import answers, describe
 from reviewmill.evaluate.challenge.suite import INSUFFICIENT, SENTIMENTS, Case, Phenomenon
 from reviewmill.evaluate.labelled import LabelledRow
+from reviewmill.evaluate.metrics import wilson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,9 +60,9 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's score interval (Wilson 1927, JASA 22), 95%."""
-        found = binomtest(self.right, self.rows).proportion_ci(0.95, method="wilson")
-        return float(found.low), float(found.high)
+        """Wilson's interval, 95%."""
+        found = wilson(self.right, self.rows)
+        return found.low, found.high
 
     def as_json(self) -> dict[str, Any]:
         """As it is written into reports."""

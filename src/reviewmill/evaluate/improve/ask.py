@@ -125,7 +125,9 @@ class EndpointAsker:
 
 def fit_keywords(task: Task, text: str, found: Sequence[str]) -> tuple[str, ...]:
     """Those that may stand in an example with this text: verbatim, short, each once."""
-    fit = [w for w in dict.fromkeys(found) if w in text and len(w) <= MAX_KEYWORD_CHARS and not set(w) & set("|,，\r\n")]
+    fit = [
+        w for w in dict.fromkeys(found) if w in text and len(w) <= MAX_KEYWORD_CHARS and not set(w) & set("|,，\r\n")
+    ]
     return tuple(fit[: task.max_keywords])
 
 

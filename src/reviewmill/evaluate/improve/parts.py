@@ -168,8 +168,8 @@ def split(
     members: list[list[int]] = [[], [], []]
     for number, part in enumerate(part_of):
         members[part].append(number)
-    for number, part in enumerate(members):
-        random.Random(f"{seed} {number}").shuffle(part)  # noqa: S311
+    for number, held in enumerate(members):
+        random.Random(f"{seed} {number}").shuffle(held)  # noqa: S311
     seen = frozenset(used)
     fresh = [number for number in members[2] if text_digest(texts[number]) not in seen]
     judged = _stratified_beginning(rows, fresh, most_judged)

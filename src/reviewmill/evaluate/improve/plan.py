@@ -139,8 +139,8 @@ def make_plan(parts: Parts, *, budget: int, keywords: bool, proposer: bool) -> P
 
 
 def _rungs(rows: int) -> tuple[int, ...]:
-    steps = [max(_LEAST_SELECT, rows // 8), rows // 4, rows // 2, rows]
-    return tuple(sorted({min(step, rows) for step in steps if step >= _LEAST_SELECT or step == rows}))
+    """Doubling from an eighth of the rows, or from where a rung has enough."""
+    return tuple(rows // part for part in (8, 4, 2, 1) if part == 1 or rows // part >= _LEAST_SELECT)
 
 
 def _round(budget: int, rungs: tuple[int, ...]) -> Round:

@@ -71,8 +71,8 @@ def load_pool(task: Task, path: Path | None = None) -> Pool | None:
         pool = _parse(_read(path), str(path))
         if not pool.fits(task):
             raise TaskError(
-                f"{path} is a pool for the labels {', '.join(pool.labels)} in {pool.language!r}; the task {task.name!r} "
-                f"has {', '.join(task.label_names)} in {task.language!r}.",
+                f"{path} is a pool for the labels {', '.join(pool.labels)} in {pool.language!r}; the task "
+                f"{task.name!r} has {', '.join(task.label_names)} in {task.language!r}.",
                 hint="Write the task's labels and language into the pool.",
             )
         return pool
@@ -108,5 +108,5 @@ def _parse(source: str, where: str) -> Pool:
         lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
         raise TaskError(
             f"{where} is no pool of sentences:\n" + "\n".join(lines),
-            hint='It has labels, language and [[sentence]] tables with text and tag.',
+            hint="It has labels, language and [[sentence]] tables with text and tag.",
         ) from None

@@ -128,7 +128,7 @@ class Proposer:
             while True:
                 made = makers[turn % len(makers)](here)
                 # Every third one changes both halves.
-                if turn % 3 == 2 and made is not None:  # noqa: PLR2004
+                if turn % 3 == 2 and made is not None:
                     made = self._chance.choice(makers)(made)
                 turn += 1
                 yield made
@@ -193,15 +193,14 @@ class Proposer:
 
     def _drop_sentence(self, here: Candidate) -> Candidate | None:
         rules = here.task.guidelines
-        if len(rules) < 2:  # noqa: PLR2004
+        if len(rules) < 2:
             return None
         place = self._chance.randrange(len(rules))
         about = self._tag(rules[place]) or f"no. {place + 1}"
         return self._with_guidelines(here, f"dropped the guideline on {about}", (*rules[:place], *rules[place + 1 :]))
 
     def _with_guidelines(self, here: Candidate, change: str, rules: tuple[str, ...]) -> Candidate:
-        task = here.task.model_copy(update={"guidelines": rules})
-        return Candidate(_whole(task), (*here.changes, change), _name(rules), here.examples_from)
+        return Candidate(changed(here.task, guidelines=rules), (*here.changes, change), _name(rules), here.examples_from)
 
     # Examples
 
@@ -232,10 +231,11 @@ class Proposer:
         return self._with_examples(here, change, [held[place] for place in kept])
 
     def _with_examples(self, here: Candidate, change: str, examples: Iterable[Example]) -> Candidate:
-        chosen = tuple(examples)
-        task = here.task.model_copy(update={"examples": chosen})
-        texts = [f"{e.label} {e.text}" for e in chosen]
-        return Candidate(_whole(task), (*here.changes, change), here.guidelines_from, _name(texts))
+        chosen = [example.model_dump() for example in examples]
+        texts = [f"{example['label']} {example['text']}" for example in chosen]
+        return Candidate(
+            changed(here.task, examples=chosen), (*here.changes, change), here.guidelines_from, _name(texts)
+        )
 
     def _balanced(self, each: int) -> list[Drawable]:
         """So many of each label, by chance."""
@@ -274,9 +274,9 @@ class Proposer:
             halves = {rules.guidelines_from, examples.examples_from}
             if "present" in halves:
                 continue
-            task = rules.task.model_copy(update={"examples": examples.task.examples})
+            task = changed(rules.task, examples=examples.task.model_dump()["examples"])
             changes = (f"guidelines of {rules.name}", f"examples of {examples.name}")
-            yield Candidate(_whole(task), changes, rules.guidelines_from, examples.examples_from)
+            yield Candidate(task, changes, rules.guidelines_from, examples.examples_from)
 
 
 def _example(row: Drawable) -> Example:
@@ -287,9 +287,13 @@ def _name(parts: Iterable[str]) -> str:
     return "\n".join(parts)
 
 
-def _whole(task: Task) -> Task:
-    """Validate a changed task: `model_copy` does not."""
-    return Task.model_validate(task.model_dump(mode="python"))
+def changed(task: Task, **parts: object) -> Task:
+    """The task with other parts, validated. (`model_copy` would neither validate nor forget the hash.)
+
+    Raises:
+        ValueError: that is no task.
+    """
+    return Task.model_validate(task.model_dump() | parts)
 
 
 def _far_apart(texts: Sequence[str], number: int) -> list[int]:

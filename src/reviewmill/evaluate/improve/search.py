@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from reviewmill.errors import InputError
+from reviewmill.evaluate.improve.ask import fit_keywords
 from reviewmill.evaluate.improve.parts import LEAST_ROWS, Parts, split
 from reviewmill.evaluate.improve.plan import DEFAULT_BUDGET, Plan, Round, make_plan, most_judged
-from reviewmill.evaluate.improve.prompts import Candidate, Proposer, drawable
+from reviewmill.evaluate.improve.prompts import Candidate, Proposer, changed, drawable
 from reviewmill.evaluate.improve.verdict import LEVEL, Verdict, judge
 from reviewmill.evaluate.improve.weights import better_weights
-from reviewmill.errors import InputError
-from reviewmill.tasks import parse_task
 from reviewmill.tasks.write import task_toml
 
 if TYPE_CHECKING:
@@ -162,19 +162,17 @@ class Search:
                 "or the best would be one that never says it. How often it is said wrongly is not measured."
             )
         earlier = self._ledger.times(labelled.digest) - (self.state.phase == "judging")
-        if earlier > 0 and self.state.phase != "done":
+        if earlier > 0:
             warnings.append(
-                f"{earlier} searches over this file have been judged before. Each takes a prompt that is no better with "
-                f"a chance of up to {LEVEL:.0%}; of many searches some do."
+                f"{earlier} searches over this file have been judged before. Each takes a prompt that is no better "
+                f"with a chance of up to {LEVEL:.0%}; of many searches some do."
             )
         return warnings
 
     def _split(self, rows: list[LabelledRow]) -> Parts:
         texts = [self._texts[row.number] for row in rows]
         used = (self._ledger.used() | self.state.used()) - self.state.judging()
-        parts = split(
-            rows, texts, seed=self.options.seed, used=used, most_judged=most_judged(self.options.budget)
-        )
+        parts = split(rows, texts, seed=self.options.seed, used=used, most_judged=most_judged(self.options.budget))
         if parts.judge.size < LEAST_JUDGED:
             self._refuse(parts)
         if parts.stale:
@@ -187,9 +185,9 @@ class Search:
         if parts.stale:
             raise InputError(
                 f"The third part is no longer fresh: {parts.stale} of its rows have judged a search of the task "
-                f"{self.task.name!r} before, and {parts.judge.size} have not. Judged again by them, a prompt that is no "
-                "better would pass more often than it should.",
-                hint="Label new comments and add them to the file; another --seed draws a third part with fewer of them.",
+                f"{self.task.name!r} before, and {parts.judge.size} have not. Judged by them again, a prompt "
+                "that is no better would pass more often than it should.",
+                hint="Label more comments and add them; another --seed draws a third part with fewer of these rows.",
             )
         raise InputError(
             f"The third part would have {parts.judge.size} rows; at least {LEAST_JUDGED} must judge.",
@@ -197,13 +195,14 @@ class Search:
         )
 
     async def run(self) -> dict[str, Any]:
-        """Search and judge; return the report. A search that is done is not repeated: its report comes back.
+        """Search and judge; return the report.
 
         Raises:
             EndpointError: the endpoint failed; the same command continues.
+            ValueError: the state is that of a search that is done; `State.report` has its report.
         """
         if self.state.phase == "done":
-            return dict(self.state.content["report"])
+            raise ValueError("this search is done")
         self.state.content["plan"] = self.plan.as_json()
         self.state.save()
         winner = self._winner_in_state() if self.state.phase == "judging" else await self._find()
@@ -277,10 +276,9 @@ class Search:
             if better is None:
                 continue
             weights, accuracy = better
-            labels = tuple(
-                label.model_copy(update={"weight": weights[label.name]}) for label in trial.candidate.task.labels
-            )
-            task = trial.candidate.task.model_copy(update={"labels": labels})
+            before = trial.candidate.task
+            labels = [label.model_dump() | {"weight": weights[label.name]} for label in before.labels]
+            task = changed(before, labels=labels)
             told = ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight != 1)
             candidate = Candidate(task, (*trial.candidate.changes, f"weights: {told or 'none'}"))
             share = sum(
@@ -300,15 +298,15 @@ class Search:
         by_text = {self._texts[row.number]: row for row in self.parts.propose}
         rows = [by_text[example.text] for example in bare]
         self._on_step(Step("keywords of the new examples", self._asked, self.plan.cost))
-        from reviewmill.evaluate.improve.ask import fit_keywords
-
         words = dict(zip((e.text for e in bare), await self._asker.keywords(self.task, rows), strict=True))
         self._asked += len(rows)
-        examples = tuple(
-            e.model_copy(update={"keywords": fit_keywords(self.task, e.text, words[e.text])}) if e.text in words else e
-            for e in winner.task.examples
-        )
-        task = winner.task.model_copy(update={"examples": examples})
+        examples = [
+            example.model_dump() | {"keywords": fit_keywords(self.task, example.text, words[example.text])}
+            if example.text in words
+            else example.model_dump()
+            for example in winner.task.examples
+        ]
+        task = changed(winner.task, examples=examples)
         return Candidate(task, winner.changes, winner.guidelines_from, winner.examples_from)
 
     async def _ask(self, task: Task, rows: Sequence[LabelledRow], what: str) -> list[Found]:
@@ -327,9 +325,7 @@ class Search:
     # Judging
 
     def _winner_in_state(self) -> Candidate:
-        held = self.state.content["winner"]
-        task = parse_task(held["task"], str(self.state.path))
-        return Candidate(task, tuple(held["changes"]))
+        return Candidate(self.state.winner(), tuple(self.state.content["winner"]["changes"]))
 
     async def _judge(self, winner: Candidate) -> Verdict:
         """Open the third part, once, for this candidate."""
@@ -345,18 +341,19 @@ class Search:
             if sorted(part.digests) != sorted(self.state.judging()):
                 raise InputError(
                     f"{self.state.path}: the third part that was opened is not the one of this file.",
-                    hint="Was the labelled file changed? Give another -o to begin anew.",
+                    hint="Give another -o to begin anew.",
                 )
-            return
-        self._ledger.add(part.digests, source=self._source, winner=winner.name)
-        self.state.content["winner"] = {
-            "name": winner.name,
-            "changes": list(winner.changes),
-            "task": task_toml(winner.task),
-        }
-        self.state.judged.append({"at": time.time(), "winner": winner.name, "rows": list(part.digests)})
-        self.state.phase = "judging"
-        self.state.save()
+        else:
+            self.state.content["winner"] = {
+                "name": winner.name,
+                "changes": list(winner.changes),
+                "task": task_toml(winner.task),
+            }
+            self.state.judged.append({"at": time.time(), "winner": winner.name, "rows": list(part.digests)})
+            self.state.phase = "judging"
+            self.state.save()
+        if not self._ledger.used().issuperset(part.digests):
+            self._ledger.add(part.digests, source=self._source, winner=winner.name)
 
     # Reporting
 
@@ -374,11 +371,6 @@ class Search:
             "verdict": verdict.as_json() if verdict is not None else None,
             "warnings": self.warnings,
         }
-
-    def winner(self) -> Task | None:
-        """The task that was judged, whatever the verdict."""
-        held = self.state.content.get("winner")
-        return parse_task(held["task"], str(self.state.path)) if held else None
 
 
 def differences(present: Task, new: Task) -> dict[str, Any]:

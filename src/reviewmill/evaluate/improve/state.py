@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from reviewmill._version import __version__
 from reviewmill.batch.manifest import write_json
 from reviewmill.errors import InputError
+from reviewmill.tasks import parse_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from reviewmill.tasks import Task
 
 FORMAT: Final = 1
 
@@ -89,10 +92,23 @@ class State:
         )
 
     def used(self) -> set[str]:
-        """The digests of texts that judged an earlier search of this file; those being judged now are not among them."""
+        """The digests of texts that judged an earlier search; those that judge now are not among them."""
         over = self.judged[:-1] if self.phase == "judging" else self.judged
         return {digest for entry in over for digest in entry["rows"]}
 
     def judging(self) -> frozenset[str]:
         """The digests of the texts that judge now, where a verdict was begun and not finished."""
         return frozenset(self.judged[-1]["rows"]) if self.phase == "judging" else frozenset()
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """The report of a search that is done."""
+        return dict(self.content["report"]) if self.phase == "done" else None
+
+    def winner(self) -> Task:
+        """The task that is or was judged, whatever the verdict.
+
+        Raises:
+            KeyError: none has been.
+        """
+        return parse_task(self.content["winner"]["task"], str(self.path))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from scipy.stats import false_discovery_control
 from sklearn.metrics import f1_score
 
 from reviewmill.evaluate.paired import Paired, compare_paired
+from reviewmill.evaluate.slices import column_facets
+from reviewmill.evaluate.tags import length_of, tags_of
 from reviewmill.text import detect_language
 
 if TYPE_CHECKING:
@@ -20,9 +23,8 @@ if TYPE_CHECKING:
 LEVEL: Final = 0.05
 """A prompt is taken if one no better would do as well by chance in at most so many cases."""
 
-_LENGTHS: Final = ((10, "up to 10 characters"), (30, "11 to 30"), (100, "31 to 100"), (10**9, "more than 100"))
-_MOST_VALUES: Final = 12
-_LEAST_SLICE: Final = 5
+_LEAST_SLICE: Final = 10
+"""Rows of a slice that is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,12 @@ class Slice:
     """One kind of rows.
 
     Attributes:
-        by, value: what kind (`label`, `language`, `length`, a column), and which.
+        by, value: what kind (`label`, `language`, `length`, `sign`, a column of the file), and which.
         rows: how many.
         present, new: rows that each prompt gets right.
         won, lost: rows that only the new, only the present prompt gets right.
-        p_worse: the chance of such a loss, or a greater one, if the two are equally good here; not corrected for there
-            being many slices.
+        p_worse: the chance of such a loss, or a greater one, if the two are equally good here, adjusted for how many
+            slices were looked at (Benjamini & Hochberg 1995).
     """
 
     by: str
@@ -99,7 +101,8 @@ def judge(
     Args:
         rows: the third part.
         texts: the rows' cleaned texts.
-        present, new: what each prompt found, in the rows' order.
+        present: what the present prompt found, in the rows' order.
+        new: what the new prompt found.
         among: the labels that occur; an answer is the most probable of them.
     """
     gold = [row.label for row in rows]
@@ -130,36 +133,41 @@ def _mean_tokens(found: Sequence[Found]) -> float:
 def _slices(
     rows: Sequence[LabelledRow], texts: Sequence[str], was_right: Sequence[bool], is_right: Sequence[bool]
 ) -> list[Slice]:
-    columns = _few_valued(rows)
+    columns = column_facets([row.metadata for row in rows], least=_LEAST_SLICE)
     members: dict[tuple[str, str], list[int]] = defaultdict(list)
     for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
-        for kind in _kinds(row, text, columns):
+        for kind in dict.fromkeys(_kinds(row, text, columns[number])):
             members[kind].append(number)
-    slices = []
-    for (by, value), numbers in members.items():
-        if len(numbers) < _LEAST_SLICE:
-            continue
-        pair = compare_paired([was_right[n] for n in numbers], [is_right[n] for n in numbers], resamples=1)
-        right = sum(was_right[n] for n in numbers), sum(is_right[n] for n in numbers)
-        slices.append(
-            Slice(by, value, len(numbers), *right, pair.only_second, pair.only_first, round(pair.p_first_better, 4))
+    shown = {kind: held for kind, held in members.items() if len(held) >= _LEAST_SLICE}
+    if not shown:
+        return []
+    pairs = [
+        compare_paired([was_right[n] for n in held], [is_right[n] for n in held], resamples=1)
+        for held in shown.values()
+    ]
+    adjusted = false_discovery_control([pair.p_first_better for pair in pairs])
+    slices = [
+        Slice(
+            by,
+            value,
+            len(held),
+            sum(was_right[n] for n in held),
+            sum(is_right[n] for n in held),
+            pair.only_second,
+            pair.only_first,
+            round(float(p_value), 4),
         )
+        for ((by, value), held), pair, p_value in zip(shown.items(), pairs, adjusted, strict=True)
+    ]
     return sorted(slices, key=lambda each: (each.by, -each.rows))
 
 
-def _kinds(row: LabelledRow, text: str, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _kinds(row: LabelledRow, text: str, columns: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
     yield "label", row.label
     yield "language", detect_language(text) or "unknown"
-    yield "length", next(name for most, name in _LENGTHS if len(text) <= most)
-    for column in columns:
-        if (value := row.metadata.get(column)) not in {None, ""}:
-            yield column, str(value)
-
-
-def _few_valued(rows: Sequence[LabelledRow]) -> list[str]:
-    """The columns that sort the rows into a few kinds."""
-    values: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        for column, value in row.metadata.items():
-            values[column][str(value)] += 1
-    return [column for column, counts in values.items() if 1 < len(counts) <= _MOST_VALUES]
+    yield "length", length_of(text)
+    for sign in tags_of(text):
+        yield "sign", sign
+    for column, values in columns.items():
+        for value in values:
+            yield column, value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -82,7 +82,7 @@ def _grid(present: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
             yield moved
 
 
-def _readable(logs: NDArray[np.float64], among: Sequence[str]) -> Mapping[str, float]:
+def _readable(logs: NDArray[np.float64], among: Sequence[str]) -> dict[str, float]:
     """Weights that a task file may hold, with three digits."""
     weights = np.exp(logs).tolist()
     return {name: float(f"{min(100.0, max(0.001, weight)):.3g}") for name, weight in zip(among, weights, strict=True)}
