@@ -83,7 +83,9 @@ class World:
 
     async def ask(self, task: Task, rows: list[LabelledRow]) -> list[Found]:
         self.asked += [(task.asked_hash, row.number) for row in rows]
-        return [self._found(task, row).weighed(task.weights) if self.logprobs else self._found(task, row) for row in rows]
+        return [
+            self._found(task, row).weighed(task.weights) if self.logprobs else self._found(task, row) for row in rows
+        ]
 
     async def keywords(self, task: Task, rows: list[LabelledRow]) -> list[tuple[str, ...]]:
         return [(row.text[:2],) for row in rows]
@@ -108,7 +110,13 @@ def rows_of(seed: int, number: int) -> Labelled:
     """So many labelled rows with texts of chance."""
     chance = random.Random(seed)
     rows = [
-        LabelledRow(n, n, "".join(chance.choices("天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏", k=12)), chance.choice(LABELS), {})
+        LabelledRow(
+            n,
+            n,
+            "".join(chance.choices("天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏", k=12)),
+            chance.choice(LABELS),
+            {},
+        )
         for n in range(1, number + 1)
     ]
     return Labelled(Path("rows.csv"), f"{seed:064x}", LABELS, rows, {}, [])

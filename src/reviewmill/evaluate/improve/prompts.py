@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Final
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from reviewmill.evaluate.improve.ask import Found
-    from reviewmill.evaluate.improve.pool import Pool
+    from reviewmill.evaluate.improve.pool import Pool, Sentence
     from reviewmill.evaluate.labelled import LabelledRow
 
 MOST_EXAMPLES: Final = 12
@@ -112,6 +112,7 @@ class Proposer:
         self._by_label: dict[str, list[Drawable]] = defaultdict(list)
         for row in self.rows:
             self._by_label[row.label].append(row)
+        self._tried: Counter[str] = Counter()
         self._draws = {"balanced": self._balanced, "diverse": self._diverse, "boundary": self._boundary}
 
     def first(self, number: int) -> list[Candidate]:
@@ -171,10 +172,17 @@ class Proposer:
         new = [sentence for sentence in self.pool.sentences if sentence.tag not in tags]
         if not new or len(here.task.guidelines) >= MOST_GUIDELINES:
             return None
-        sentence = self._chance.choice(new)
-        place = self._chance.randint(0, len(here.task.guidelines))
-        rules = (*here.task.guidelines[:place], sentence.text, *here.task.guidelines[place:])
+        sentence = self._least_tried(new)
+        # At the end, so that the engine's cached beginning of the prompt stays the longest.
+        rules = (*here.task.guidelines, sentence.text)
         return self._with_guidelines(here, f"added a guideline on {sentence.tag}", rules)
+
+    def _least_tried(self, sentences: Sequence[Sentence]) -> Sentence:
+        """One that was tried as rarely as any: no sentence twice while another waits."""
+        least = min(self._tried[sentence.text] for sentence in sentences)
+        chosen = self._chance.choice([sentence for sentence in sentences if self._tried[sentence.text] == least])
+        self._tried[chosen.text] += 1
+        return chosen
 
     def _swap_sentence(self, here: Candidate) -> Candidate | None:
         assert self.pool is not None  # noqa: S101
@@ -187,7 +195,8 @@ class Proposer:
         ]
         if not swaps:
             return None
-        place, sentence = self._chance.choice(swaps)
+        sentence = self._least_tried(list({each.text: each for _, each in swaps}.values()))
+        place = self._chance.choice([at for at, each in swaps if each == sentence])
         changed = (*rules[:place], sentence.text, *rules[place + 1 :])
         return self._with_guidelines(here, f"another guideline on {sentence.tag}", changed)
 
@@ -200,7 +209,9 @@ class Proposer:
         return self._with_guidelines(here, f"dropped the guideline on {about}", (*rules[:place], *rules[place + 1 :]))
 
     def _with_guidelines(self, here: Candidate, change: str, rules: tuple[str, ...]) -> Candidate:
-        return Candidate(changed(here.task, guidelines=rules), (*here.changes, change), _name(rules), here.examples_from)
+        return Candidate(
+            changed(here.task, guidelines=rules), (*here.changes, change), _name(rules), here.examples_from
+        )
 
     # Examples
 
@@ -270,6 +281,9 @@ class Proposer:
     # Both
 
     def _merges(self, one: Candidate, other: Candidate) -> Iterator[Candidate]:
+        """The guidelines of one with the examples of the other, and what both did to the guidelines."""
+        if "present" not in {one.guidelines_from, other.guidelines_from}:
+            yield from self._both_guidelines(one, other)
         for rules, examples in ((one, other), (other, one)):
             halves = {rules.guidelines_from, examples.examples_from}
             if "present" in halves:
@@ -277,6 +291,20 @@ class Proposer:
             task = changed(rules.task, examples=examples.task.model_dump()["examples"])
             changes = (f"guidelines of {rules.name}", f"examples of {examples.name}")
             yield Candidate(task, changes, rules.guidelines_from, examples.examples_from)
+
+    def _both_guidelines(self, one: Candidate, other: Candidate) -> Iterator[Candidate]:
+        present, first, second = (task.guidelines for task in (self.task, one.task, other.task))
+        kept = [rule for rule in present if rule in first and rule in second]
+        added = list(dict.fromkeys(rule for rule in (*first, *second) if rule not in present))
+        tags = [tag for rule in (*kept, *added) if (tag := self._tag(rule)) is not None]
+        if len(set(tags)) < len(tags) or not 0 < len(kept) + len(added) <= MOST_GUIDELINES:
+            return
+        changes = (f"guidelines of {one.name} and {other.name}",)
+        examples = one if one.examples_from != "present" else other
+        if examples.examples_from != "present":
+            changes += (f"examples of {examples.name}",)
+        task = changed(examples.task, guidelines=(*kept, *added))
+        yield Candidate(task, changes, _name((*kept, *added)), examples.examples_from)
 
 
 def _example(row: Drawable) -> Example:
