@@ -46,6 +46,7 @@ label = "neutral"
     "world",
 )
 
+OWN = 0.5
 HELP = "这一句真的有用。"
 POOL = Pool.model_validate(
     {
@@ -91,10 +92,10 @@ class World:
         return [(row.text[:2],) for row in rows]
 
     def _found(self, task: Task, row: LabelledRow) -> Found:
-        # Seven rows of ten are answered alike by all prompts, the others by each prompt's own coin.
-        own = _uniform(self.seed, "own", row.number) < 0.3
+        # Half of the rows are answered alike by all prompts, the others by each prompt's own coin.
+        own = _uniform(self.seed, "own", row.number) < OWN
         coin = _uniform(self.seed, task.asked_hash if own else "all", row.number)
-        level = self.accuracy + (self.help / 0.3 if own and HELP in task.guidelines else 0.0)
+        level = self.accuracy + (self.help / OWN if own and HELP in task.guidelines else 0.0)
         right = coin < level
         others = [name for name in LABELS if name != row.label]
         label = row.label if right else others[int(_uniform(self.seed, "wrong", row.number) < 0.5)]

@@ -215,7 +215,7 @@ def test_labels_of_other_names_are_translated():
     task = parse_task(OWN, "own.toml")
     words = {"好评": "positive", "中评": "neutral", "差评": "negative"}
     assert translation(task, words) == words
-    with pytest.raises(InputError, match="好评.*中评.*差评"):
+    with pytest.raises(InputError, match=r"好评.*中评.*差评"):
         translation(task)
     with pytest.raises(InputError, match="'great'"):
         translation(task, words | {"好评": "great"})

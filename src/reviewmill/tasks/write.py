@@ -24,7 +24,7 @@ def task_toml(task: Task, comments: Sequence[str] = ()) -> str:
         task: the task.
         comments: lines to put at its head, without their `#`.
     """
-    lines = [f"# {' '.join(line.split())}".rstrip() for line in comments]
+    lines = [f"# {''.join(c for c in ' '.join(line.split()) if c.isprintable())}".rstrip() for line in comments]
     lines += [
         f"name = {_string(task.name)}",
         f"description = {_string(task.description)}",

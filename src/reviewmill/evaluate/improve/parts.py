@@ -134,6 +134,7 @@ class Parts:
         propose: what proposals are drawn from.
         select: what the best proposal is chosen on.
         judge: what decides, sealed.
+        fresh: rows that could judge; `judge` has at most as many as the budget allows.
         stale: rows of the third part that were left out because they have judged before.
         grouped: rows that stand in a group of near-duplicates.
     """
@@ -141,6 +142,7 @@ class Parts:
     propose: tuple[LabelledRow, ...]
     select: tuple[LabelledRow, ...]
     judge: SealedPart
+    fresh: int
     stale: int
     grouped: int
 
@@ -178,6 +180,7 @@ def split(
         propose=tuple(rows[number] for number in members[0]),
         select=tuple(rows[number] for number in members[1]),
         judge=SealedPart([rows[number] for number in judged], [texts[number] for number in judged]),
+        fresh=len(fresh),
         stale=len(members[2]) - len(fresh),
         grouped=sum(size for size in sizes.values() if size > 1),
     )

@@ -22,6 +22,7 @@ _FIRST_ROUND: Final = 0.6
 _LEAST_CANDIDATES: Final = 4
 _MOST_CANDIDATES: Final = 64
 _LEAST_SELECT: Final = 20
+_LEAST_PROPOSE: Final = 30
 _SURVIVORS: Final = 2
 _POWER: Final = 1.645 + 0.842  # one-sided 5%, found four times of five
 _DISAGREE: Final = 0.10
@@ -116,24 +117,31 @@ def make_plan(parts: Parts, *, budget: int, keywords: bool, proposer: bool) -> P
     Raises:
         InputError: the budget buys too little.
     """
-    judge = parts.judge.size
-    propose = min(len(parts.propose), max(30, int(budget * _PROPOSE_SHARE)))
-    select = min(len(parts.select), max(_LEAST_SELECT, budget // 10))
+    there = (len(parts.propose), len(parts.select), parts.fresh)
+    plan = _divided(there, budget, keywords=keywords, proposer=proposer)
+    if plan.rounds[0].candidates >= _LEAST_CANDIDATES:
+        return plan
+    enough = budget
+    while _divided(there, enough, keywords=keywords, proposer=proposer).rounds[0].candidates < _LEAST_CANDIDATES:
+        enough = (enough // 100 + 1) * 100
+    raise InputError(
+        f"A budget of {budget:,} questions buys {plan.rounds[0].candidates} prompts to compare; a search needs at least "
+        f"{_LEAST_CANDIDATES}.",
+        hint=f"Allow more with --budget; here at least {enough:,}.",
+    )
+
+
+def _divided(there: tuple[int, int, int], budget: int, *, keywords: bool, proposer: bool) -> Plan:
+    propose = min(there[0], max(_LEAST_PROPOSE, int(budget * _PROPOSE_SHARE)))
+    select = min(there[1], max(_LEAST_SELECT, budget // 10))
+    judge = min(there[2], most_judged(budget))
     asked_for_keywords = MOST_EXAMPLES if keywords else 0
     rest = budget - propose - select - asked_for_keywords - 2 * judge
-    for_proposer = int(rest * _PROPOSER_SHARE) if proposer else 0
+    for_proposer = max(0, int(rest * _PROPOSER_SHARE)) if proposer else 0
     rest -= for_proposer
     rungs = _rungs(select)
     first = _round(int(rest * _FIRST_ROUND), rungs)
     second = _round(rest - first.cost, rungs)
-    if first.candidates < _LEAST_CANDIDATES:
-        lacking = Round(_LEAST_CANDIDATES, rungs).cost - int(rest * _FIRST_ROUND)
-        least = budget + lacking / _FIRST_ROUND / (1 - JUDGED_SHARE)
-        raise InputError(
-            f"A budget of {budget:,} questions buys {first.candidates} prompts to compare; a search needs at least "
-            f"{_LEAST_CANDIDATES}.",
-            hint=f"Allow more with --budget; here about {math.ceil(least / 100) * 100:,}.",
-        )
     rounds = (first, second) if second.candidates >= _SURVIVORS else (first,)
     return Plan(budget, propose, select, judge, for_proposer, rounds, asked_for_keywords)
 

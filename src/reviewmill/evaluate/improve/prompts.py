@@ -316,7 +316,7 @@ def _name(parts: Iterable[str]) -> str:
 
 
 def changed(task: Task, **parts: object) -> Task:
-    """The task with other parts, validated. (`model_copy` would neither validate nor forget the hash.)
+    """The task with other parts, validated; `model_copy` would neither validate nor forget the hash.
 
     Raises:
         ValueError: that is no task.
