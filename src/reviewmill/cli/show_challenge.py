@@ -48,7 +48,11 @@ def _row(table: Table, name: str, share: Share) -> None:
 
 
 def _missed_table(missed: list[Outcome]) -> Table:
-    table = Table("case", "comment", "right answer", "found", "why", box=None)
+    table = Table("case", box=None)
+    table.add_column("comment", overflow="fold")
+    table.add_column("right answer", no_wrap=True)
+    table.add_column("found", no_wrap=True)
+    table.add_column("why", overflow="fold")
     for outcome in missed:
         confidence = outcome.analysis["confidence"]
         sure = "" if confidence is None else f" {confidence:.2f}"

@@ -131,7 +131,7 @@ class Result:
             "by_phenomenon": [share.as_json() for share in self.by_phenomenon()],
             "by_language": [share.as_json() for share in self.by_language()],
             "by_label": [share.as_json() for share in self.by_label()],
-            "pairs": self.pairs().as_json(),
+            "pairs": pairs.as_json() if (pairs := self.pairs()).rows else None,
             "cases": [_case_json(outcome) for outcome in self.outcomes],
         }
 
