@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     )
     model: str = Field(DEFAULT_MODEL, description="catalog name, a .gguf file, or the server's model name")
     api_key: SecretStr | None = Field(None, description="key for the endpoint")
+    proposer_api_key: SecretStr | None = Field(None, description="key for the model that proposes (improve)")
     task: str = Field("sentiment", description="built-in task name or a task file")
     keywords: bool = Field(True, description="ask for keywords; without, one token a comment")
     wire: Literal["auto", "compact", "json", "free"] = Field("auto", description="answer format on the wire")

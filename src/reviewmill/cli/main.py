@@ -12,7 +12,20 @@ from typing import Annotated
 
 import typer
 
-from reviewmill.cli import analyze, compare, doctor, engine, errors, evaluate, keys, models, serve, tasks
+from reviewmill.cli import (
+    analyze,
+    challenge,
+    compare,
+    doctor,
+    engine,
+    errors,
+    evaluate,
+    improve,
+    keys,
+    models,
+    serve,
+    tasks,
+)
 from reviewmill.errors import ReviewmillError
 
 EXIT_ERROR = 1
@@ -30,6 +43,8 @@ app.command("analyze")(analyze.analyze)
 app.command("evaluate")(evaluate.evaluate)
 app.command("errors")(errors.errors)
 app.command("compare")(compare.compare)
+app.command("challenge")(challenge.challenge)
+app.command("improve")(improve.improve)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 app.add_typer(tasks.app, name="tasks")
