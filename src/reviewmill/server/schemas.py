@@ -334,6 +334,7 @@ _MEANINGS: Final = {
     405: "The address does not answer that method.",
     408: "The request took too long to arrive.",
     409: "This does not go with the state of things.",
+    410: "It was there, and is not any more.",
     413: "The body is too large.",
     415: "The body is not of the right kind.",
     422: "The request is not valid.",

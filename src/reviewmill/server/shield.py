@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("reviewmill.server")
 
-UPLOADS: Final = frozenset({("POST", "/v1/jobs")})
+UPLOADS: Final = frozenset({("POST", "/v1/jobs"), ("PUT", "/v1/chat/files/process")})
 """What may have a large body, and take long to send it."""
 
 UNMATCHED: Final = "unmatched"
