@@ -155,10 +155,11 @@ def flattened(records: Iterator[dict[str, Any]], shape: Shape) -> Iterator[dict[
 def summary_of(manifest: Manifest) -> dict[str, Any]:
     """What a job says when it is done: counts, shares, errors, routes, mean confidence, keywords."""
     whole = manifest.as_json()
-    return {name: value for name, value in whole.items() if name not in _NOT_FOR_CALLERS} | _counts(manifest.tally)
+    return {name: value for name, value in whole.items() if name not in _NOT_FOR_CALLERS} | counts_of(manifest.tally)
 
 
-def _counts(tally: Tally) -> dict[str, Any]:
+def counts_of(tally: Tally) -> dict[str, Any]:
+    """What a summary counts."""
     labelled = tally.labels.total()
     return {
         "rows": tally.rows,
@@ -229,7 +230,7 @@ def forget_texts(
             _still_there(files.exports(token))
     except FileNotFoundError:
         raise _gone() from None
-    return Forgotten(doomed.removed, _counts(tally))
+    return Forgotten(doomed.removed, counts_of(tally))
 
 
 def _still_there(folder: Path) -> None:
