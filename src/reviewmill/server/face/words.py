@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+
 class Words(NamedTuple):
     """What the answer says beside the comment, in one language."""
 

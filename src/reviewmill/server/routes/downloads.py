@@ -45,9 +45,7 @@ async def download(
     return response
 
 
-async def _job(
-    service: Service, capability: Capability, kind: ResultFormat, label: str | None
-) -> StreamingResponse:
+async def _job(service: Service, capability: Capability, kind: ResultFormat, label: str | None) -> StreamingResponse:
     job = await asyncio.to_thread(service.store.jobs.get, capability.id)
     await asyncio.to_thread(_check, service, capability, job.owner if job else None)
     if job is None:
@@ -55,9 +53,7 @@ async def _job(
     return await result_response(service, job, kind, label=label)
 
 
-async def _set(
-    service: Service, capability: Capability, kind: ResultFormat, label: str | None
-) -> StreamingResponse:
+async def _set(service: Service, capability: Capability, kind: ResultFormat, label: str | None) -> StreamingResponse:
     found: ChatSet | None = await asyncio.to_thread(service.store.chats.get, capability.id)
     await asyncio.to_thread(_check, service, capability, found.owner if found else None)
     if found is None:

@@ -396,6 +396,7 @@ async def follow_job(
 
 # --- result -----------------------------------------------------------------------------------------------------------
 
+
 @router.get(
     "/v1/jobs/{job_id}/result",
     summary="Fetch a result",
