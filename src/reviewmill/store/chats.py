@@ -273,9 +273,8 @@ class Chats:
         count = 0
         wanted = sorted(texts)
         for start in range(0, len(wanted), _CHUNK):
-            chosen = _ROWS.c.text_sha256.in_(wanted[start : start + _CHUNK])
-            if owner is not None:
-                chosen = sa.and_(chosen, _ROWS.c.owner == owner)
+            whose = sa.true() if owner is None else _ROWS.c.owner == owner
+            chosen = sa.and_(_ROWS.c.text_sha256.in_(wanted[start : start + _CHUNK]), whose)
             with self._database.write() as connection:
                 found = connection.execute(sa.select(_ROWS.c.set_id, _ROWS.c.number, _ROWS.c.analysis).where(chosen))
                 for row in found.all():

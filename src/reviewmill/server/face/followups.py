@@ -1,8 +1,8 @@
 """Questions about what was analysed before: a small grammar in Chinese and English. Pure; no model is asked.
 
-A message is a follow-up if *every* word of it belongs to the vocabulary below and together they say what is wanted:
-"只看差评", "show me the negative ones", "why is row 3 negative?", "把差评导出成Excel". One foreign word, and it is none:
-"下载太慢了" is a comment, "下载" a question. A label alone ("差评", "negative") is a comment, because people write that.
+A message is a follow-up if *every* word of it belongs to the vocabulary, and together they say what is wanted:
+"只看差评", "show me the negative ones", "why is row 3 negative?", "把差评导出成Excel". One foreign word, and it is
+none: "下载太慢了" is a comment, "下载" a question. A label alone ("差评") is a comment, because people write that.
 The one free word is what comments should be about: "只看提到电池的", "show comments about the battery".
 """
 
@@ -13,9 +13,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Final, Literal, TypedDict
+
+from reviewmill.server.face.vocabulary import LABELS, LOOSE, WORDS
 
 Kind = Literal["show", "why", "row", "export", "summarise", "uncertain", "stats", "keywords", "help"]
+FileFormat = Literal["csv", "xlsx", "jsonl", "json", "parquet"]
 Only = Literal["review", "error", "insufficient"]
 
 MOST_CHARS: Final = 80
@@ -44,67 +47,9 @@ class FollowUp:
     about: str | None = None
     row: int | None = None
     count: int | None = None
-    format: Literal["csv", "xlsx", "jsonl", "json", "parquet"] | None = None
+    format: FileFormat | None = None
 
 
-# --- vocabulary -------------------------------------------------------------------------------------------------------
-
-_LABELS: Final[dict[str, str]] = {
-    "negative": "负面 负面的 差评 消极 不满 抱怨 投诉 吐槽 缺点 negative negatives complaint complaints complain complaining "
-    "dislike hate",
-    "positive": "正面 正面的 好评 积极 满意的 表扬 夸 优点 positive positives praise compliments love",
-    "neutral": "中性 中性的 中立 中评 neutral neutrals",
-    "joy": "喜悦 高兴 开心 快乐 joy joyful",
-    "anger": "愤怒 生气 anger angry",
-    "sadness": "悲伤 难过 伤心 sadness sad",
-    "fear": "恐惧 害怕 fear fearful",
-    "surprise": "惊讶 surprise surprised",
-    "disgust": "厌恶 disgust disgusted",
-    "none": "没有情绪 无情绪",
-}
-_LOOSE: Final[dict[str, str]] = {"negative": "bad unhappy critical", "positive": "good happy"}
-"""Words that mean a label only beside a word such as "ones": "only good" may be a comment."""
-
-_WORDS: Final[dict[str, str]] = {
-    "show": "只看 仅看 只显示 只列出 看看 看一下 查看 显示 列出 列举 找出 筛选 筛选出 过滤 展示 看 show list see view display "
-    "find filter only",
-    "which": "哪些 哪几条 哪条 which",
-    "why": "为什么 为何 为啥 凭什么 怎么会 怎么 原因 理由 解释 解释一下 why explain reason reasons",
-    "export": "导出 导出来 下载 export download",
-    "summarise": "总结 总结一下 概括 概括一下 归纳 概述 提炼 summarise summarize summarising summarizing",
-    "say": "说 讲 提到 反映 抱怨 吐槽 夸 喜欢 不满 问题 优点 缺点 say saying complain complaining complaints like dislike love "
-    "hate praise problems issues themes topics",
-    "what": "什么 哪些 what",
-    "uncertain": "不确定 没把握 没有把握 拿不准 置信度最低 信心最低 uncertain unsure",
-    "least": "least lowest",
-    "sure": "certain confident sure confidence",
-    "stats": "统计 分布 占比 比例 概况 总览 总体情况 整体情况 多少 几条 情况 stats statistics distribution breakdown overview "
-    "counts totals percentage percentages share shares",
-    "status": "进度 状态 结果 继续 好了吗 好了没 完成了吗 分析完了吗 status progress continue summary results",
-    "how": "how",
-    "many": "many",
-    "keywords": "关键词 关键字 高频词 热词 keywords keyword",
-    "help": "帮助 怎么用 能问什么 可以问什么 你能做什么 help",
-    "review": "需要复核 待复核 要复核 复核 人工复核 review",
-    "needs": "needs need needing",
-    "failed": "出错 失败 failed errors",
-    "empty": "无可判断",
-    "except": "除了 以外 之外 except",
-    "not": "不是 not",
-    "csv": "csv",
-    "xlsx": "excel xlsx 表格",
-    "jsonl": "jsonl",
-    "json": "json",
-    "parquet": "parquet",
-    "noun": "评论 评价 的 那些 这些 部分 内容 反馈 意见 ones comments reviews rows feedback",
-    "filler": "请 麻烦 帮我 帮忙 能不能 可不可以 可以 能 给我 我想 我要 想 要 再 然后 那 那么 现在 你 一下 下 吗 吧 呢 好吗 谢谢 啊 呗 "
-    "全部 所有 完整 整个 数据 文件 格式 链接 把 成 为 到 出来 出 有 是 都 主要 最 最大 常见 大家 客户 用户 顾客 他们 在 些 这条 它 这个 "
-    "个 条 几 被 判为 判成 算 会 属于 和 与 或 占 一共 总共 哪 其中 了 详情 情感 结果 "
-    "please can could would you me us the a an all of and or to as in into it this that those these them is are was were "
-    "be i want like to d s let now then just ok okay thanks thank for by on do does did with from file table data link "
-    "spreadsheet sheet format result results whole full everything main most common top people customers customer users "
-    "they their about labelled labeled classified marked rated considered called give get there have in short brief",
-}
 _ROW: Final = re.compile(
     r"第\s*(?P<zh>[0-9]{1,7}|[零一二两三四五六七八九十百千]{1,9})\s*(?:条|行|个|号)|"
     r"(?:\b(?:row|comment|review|number|no\.?)\s*#?\s*|#\s*)(?P<en>[0-9]{1,7})\b"
@@ -149,32 +94,29 @@ def _about(plain: str, labels: Sequence[str]) -> FollowUp | None:
     return FollowUp("show", labels=rest.chosen(), missing=rest.missing, about=match["about"].strip())
 
 
+class _Whose(TypedDict):
+    labels: tuple[str, ...]
+    missing: bool
+
+
 def _of_words(found: _Found) -> FollowUp | None:
-    if not found.known:
+    kind = found.kind if found.known else None
+    if kind is None:
         return None
-    labels, missing, row, has = found.chosen(), found.missing, found.row, found.kinds
-    named = bool(labels or missing)
-    if "why" in has:
-        return FollowUp("why", labels=labels, missing=missing, row=row or found.number)
-    if "export" in has:
-        kind = next((kind for kind in ("csv", "xlsx", "jsonl", "json", "parquet") if kind in has), None)
-        return FollowUp("export", labels=labels, missing=missing, format=kind)  # type: ignore[arg-type]
-    if "uncertain" in has or {"least", "sure"} <= has:
-        return FollowUp("uncertain", labels=labels, missing=missing, count=found.number)
-    if "summarise" in has or {"what", "say"} <= has:
-        return FollowUp("summarise", labels=labels, missing=missing)
-    if "keywords" in has:
-        return FollowUp("keywords", labels=labels, missing=missing)
-    if row is not None:
-        return FollowUp("row", row=row) if not named else FollowUp("why", labels=labels, missing=missing, row=row)
-    if "stats" in has or {"how", "many"} <= has or "status" in has:
-        return FollowUp("stats", labels=labels, missing=missing)
-    if "help" in has:
-        return FollowUp("help")
-    only = found.only
-    if has & {"show", "which", "except"} and (named or only):
-        return FollowUp("show", labels=labels, missing=missing, only=only)
-    return None
+    whose: _Whose = {"labels": found.chosen(), "missing": found.missing}
+    match kind:
+        case "why":
+            return FollowUp("why", row=found.row or found.number, **whose)
+        case "export":
+            return FollowUp("export", format=found.format, **whose)
+        case "uncertain":
+            return FollowUp("uncertain", count=found.number, **whose)
+        case "row":
+            return FollowUp("row", row=found.row)
+        case "show":
+            return FollowUp("show", only=found.only, **whose)
+        case _:
+            return FollowUp(kind, **whose)
 
 
 class _Found:
@@ -231,6 +173,29 @@ class _Found:
         return named
 
     @property
+    def kind(self) -> Kind | None:
+        """What is asked, if anything: the first of these that the words say."""
+        has, named = self.kinds, bool(self._named) or self.missing
+        said: dict[Kind, bool] = {
+            "why": "why" in has or (self.row is not None and named),
+            "export": "export" in has,
+            "uncertain": "uncertain" in has or {"least", "sure"} <= has,
+            "summarise": "summarise" in has or {"what", "say"} <= has,
+            "keywords": "keywords" in has,
+            "row": self.row is not None,
+            "stats": not has.isdisjoint({"stats", "status"}) or {"how", "many"} <= has,
+            "help": "help" in has,
+            "show": not has.isdisjoint({"show", "which", "except"}) and (named or self.only is not None),
+        }
+        return next((kind for kind, is_said in said.items() if is_said), None)
+
+    @property
+    def format(self) -> FileFormat | None:
+        """A file's format."""
+        formats: tuple[FileFormat, ...] = ("csv", "xlsx", "jsonl", "json", "parquet")
+        return next((each for each in formats if each in self.kinds), None)
+
+    @property
     def only(self) -> Only | None:
         """Which rows beside those of labels."""
         kinds: Mapping[str, Only] = {"review": "review", "failed": "error", "empty": "insufficient"}
@@ -266,11 +231,11 @@ def _vocabulary(labels: tuple[str, ...]) -> tuple[dict[str, list[tuple[str, str]
         for word in words:
             table.setdefault(word, []).append((kind, value))
 
-    for kind, words in _WORDS.items():
+    for kind, words in WORDS.items():
         add(kind, "", words.split())
-    for label, words in _LABELS.items():
+    for label, words in LABELS.items():
         add("label", label, words.split())
-    for label, words in _LOOSE.items():
+    for label, words in LOOSE.items():
         add("loose", label, words.split())
     for label in labels:
         name = unicodedata.normalize("NFKC", label).casefold()
@@ -304,8 +269,8 @@ _SET_WORDS: Final = re.compile(
 )
 _ASKING: Final = re.compile(
     r"多少|哪些|哪条|哪几|几条|有没有|列出|显示|筛选|统计|总结|概括|对比|比较|排序|翻译|导出|告诉我|帮我|请把|请你|"
-    r"^(?:what|which|how|who|can you|could you|show|list|give me|tell me|find|please|compare|sort|group|count|translate|"
-    r"are there|is there|do any|does any)\b"
+    r"^(?:what|which|how|who|can you|could you|show|list|give me|tell me|find|please|compare|sort|group|count|"
+    r"translate|are there|is there|do any|does any)\b"
 )
 
 

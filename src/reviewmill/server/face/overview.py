@@ -33,8 +33,8 @@ class Link:
     days: float
 
     def shown(self, words: Words, *, only: str | None = None) -> str:
-        """The links, in a language."""
-        kinds = [only] if only in self.formats else list(self.formats)
+        """The links, in a language; all of them, if the only one that is wanted is not there."""
+        kinds = [kind for kind in self.formats if kind == only] or list(self.formats)
         links = " · ".join(f"[{kind.upper()}](<{self.formats[kind]}>)" for kind in kinds)
         return links + words.say["link_days"].format(days=f"{self.days:g}")
 

@@ -72,10 +72,9 @@ _SAY_ENGLISH: Final = {
     "themes": "**What they are about**",
     "theme": "{keyword} ({count:,}), as in row {row}",
     "numbers_dropped": "Sentences with counts of its own were left out.",
+    "no_keywords": "There are no keywords.",
     "nothing_said": "The model said nothing that could be shown.",
     "model_failed": "The model could not be asked just now. Ask again in a moment.",
-    "model_barred": "The model is not asked to write about comments: this service masks personal data before they "
-    "leave it, and what it would be shown is masked, but free text is not allowed here.",
     "no_label": "There is no label of that kind here. Labels: {labels}.",
     "deleted": "What was analysed here has been deleted.",
     "nothing_yet": "Nothing has been analysed in this chat yet.",
@@ -90,6 +89,7 @@ _SAY_ENGLISH: Final = {
     "unreachable": "The model cannot be reached at the moment. What was said so far is kept; try again in a moment.",
     "timeout": "The model took too long to answer. Try again.",
     "store": "The service's database cannot be used at the moment. Try again in a moment.",
+    "mistake": "This message cannot be answered as it is.",
     "broken": "Something went wrong. Try again; if it stays so, tell whoever runs the service.",
 }
 _SAY_CHINESE: Final = {
@@ -105,7 +105,8 @@ _SAY_CHINESE: Final = {
     "failed": "**{name}** 没能分析完：{error} 再发一次消息可以重试。",
     "cancelled": "**{name}** 的分析已取消。再发一次消息可以重新开始。",
     "write_something": "请在文件旁边写一句话，例如：请分析。",
-    "sources_not_read": "这里不分析附加的网页和笔记。请直接粘贴评论，每行一条，或者添加文件：CSV、TSV、TXT、JSONL 或 XLSX。",
+    "sources_not_read": "这里不分析附加的网页和笔记。请直接粘贴评论，每行一条，"
+    "或者添加文件：CSV、TSV、TXT、JSONL 或 XLSX。",
     "no_scope": "分析文件需要带有 jobs 或 chat 权限的密钥。",
     "label": "标签",
     "count": "条数",
@@ -132,9 +133,9 @@ _SAY_CHINESE: Final = {
     "themes": "**提到最多的**",
     "theme": "{keyword}（{count:,}），如第 {row} 条",
     "numbers_dropped": "模型自己数的句子没有显示。",
+    "no_keywords": "没有关键词。",
     "nothing_said": "模型没有说出可以显示的内容。",
     "model_failed": "暂时问不到模型，请稍后再问。",
-    "model_barred": "本服务会遮盖个人信息，因此不让外部模型就评论自由写作。",
     "no_label": "这里没有这种标签。标签有：{labels}。",
     "deleted": "这里分析过的内容已经删除。",
     "nothing_yet": "这个对话里还没有分析过评论。",
@@ -148,6 +149,7 @@ _SAY_CHINESE: Final = {
     "unreachable": "暂时连不上模型。之前的对话都还在，请稍后再试。",
     "timeout": "模型太久没有应答，请再试一次。",
     "store": "服务的数据库暂时不能用，请稍后再试。",
+    "mistake": "这条消息不能这样回答。",
     "broken": "出了问题，请再试一次；如果还是这样，请告诉管理这个服务的人。",
 }
 

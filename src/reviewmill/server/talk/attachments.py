@@ -135,8 +135,10 @@ class Attachments:
                 shutil.copyfile(source, target)
                 target.chmod(0o600)
         except FileNotFoundError:
+            files.remove()
             raise InputError(f"{file.filename} is not here any more.", hint="Attach it again.") from None
         except OSError as error:
+            files.remove()
             raise OutputError(f"The file cannot be stored: {error.strerror}.", hint="Is the disk full?") from error
 
     # -- deletion -----------------------------------------------------------------------------------------------

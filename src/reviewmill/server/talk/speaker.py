@@ -66,7 +66,7 @@ def speaker_of(headers: Mapping[str, str], caller: Caller) -> Speaker:
         return Speaker(caller.key_id, chat=chat, message=message)
     account, email, name = (_value(headers, f"x-openwebui-user-{part}") for part in ("id", "email", "name"))
     shown = (email or name or account) if account else None
-    return Speaker(caller.key_id, account or "", shown, chat, message, is_person=True)
+    return Speaker(caller.key_id, account or "", shown, chat, message, is_person=bool(account or chat))
 
 
 def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
