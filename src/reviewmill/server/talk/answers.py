@@ -56,25 +56,19 @@ class Answers:
         """The answer to a question, in pieces."""
         if wanted.missing and not wanted.labels and wanted.kind not in {"why", "row"}:
             return self._once(self._no_label())
-        match wanted.kind:
-            case "show":
-                return self._show(wanted)
-            case "why":
-                return self._why(wanted)
-            case "row":
-                return self._row(wanted)
-            case "export":
-                return self._export(wanted)
-            case "summarise":
-                return self._summarise(wanted)
-            case "uncertain":
-                return self._uncertain(wanted)
-            case "keywords":
-                return self._keywords(wanted)
-            case "stats":
-                return self._stats(wanted)
-            case "help":
-                return self._once(self.help())
+        if wanted.kind == "help":
+            return self._once(self.help())
+        kinds = {
+            "show": self._show,
+            "why": self._why,
+            "row": self._row,
+            "export": self._export,
+            "summarise": self._summarise,
+            "uncertain": self._uncertain,
+            "keywords": self._keywords,
+            "stats": self._stats,
+        }
+        return kinds[wanted.kind](wanted)
 
     async def summary(self) -> str:
         """All that matters about the set."""
