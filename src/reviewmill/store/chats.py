@@ -59,6 +59,7 @@ class ChatSet:
     name: str | None
     file: str | None
     job_id: str | None
+    rows: int
     created_at: datetime
     used_at: datetime
 
@@ -174,7 +175,9 @@ class Chats:
         same = _SETS.c.identity_sha256 == identity
         with self._database.write() as connection:
             now = self._database.now(connection)
-            row = self._set_row(chat, now, task=task, labels=list(labels), name=file.filename, file=file.id)
+            row = self._set_row(
+                chat, now, task=task, labels=list(labels), name=file.filename, file=file.id, rows=file.rows
+            )
             insert = self._database.insert(_SETS).values(row | {"identity_sha256": identity, "job_id": job_id})
             connection.execute(insert.on_conflict_do_nothing(index_elements=["identity_sha256"]))
             taken = sa.and_(same, _SETS.c.job_id == instead_of)
@@ -209,7 +212,7 @@ class Chats:
         with self._database.write() as connection:
             now = self._database.now(connection)
             connection.execute(_SETS.delete().where(_SETS.c.identity_sha256 == identity))
-            row = self._set_row(chat, now, task=task, labels=list(labels), name=None, file=None)
+            row = self._set_row(chat, now, task=task, labels=list(labels), name=None, file=None, rows=len(rows))
             more = {"identity_sha256": identity, "message_sha256": mark, "job_id": None}
             connection.execute(_SETS.insert().values(row | more))
             values = [

@@ -239,6 +239,7 @@ chat_sets: Final = _table(
     sa.Column("name", Words),
     sa.Column("file", Words),
     sa.Column("job_id", Words),
+    sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("created_at", Time, nullable=False),
     sa.Column("used_at", Time, nullable=False),
     sa.UniqueConstraint("identity_sha256"),

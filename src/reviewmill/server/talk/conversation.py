@@ -194,7 +194,7 @@ class Conversation:
         if chat_set is not None:
             stem = (chat_set.name or "").rpartition(".")[0]
             asked = asked or follow_up(_without(text, chat_set.name or "", stem), self._task.label_names)
-        current = chat_set or await self._latest()
+        current = chat_set or await self._latest(asked)
         if not text.strip() or asked is not None:
             async for piece in self._about_set(current, asked, summary=True):
                 yield piece
@@ -205,7 +205,7 @@ class Conversation:
     # -- questions ----------------------------------------------------------------------------------------------
 
     async def _without_files(self, text: str, asked: FollowUp | None, earlier: Sequence[str]) -> AsyncIterator[str]:
-        current = await self._latest() if self._speaker.chat else None
+        current = await self._latest(asked) if self._speaker.chat else None
         if current is not None:
             answer = self._comments_or_help(text, current) if asked is None else self._about_set(current, asked)
         elif self._speaker.chat and not text.strip():
@@ -217,10 +217,14 @@ class Conversation:
         async for piece in answer:
             yield piece
 
-    async def _latest(self) -> ChatSet | None:
-        """What this chat was about last, for this task."""
+    async def _latest(self, asked: FollowUp | None) -> ChatSet | None:
+        """What this chat was about last, for this task.
+
+        Who has tried a single comment meanwhile, and asks for "the negative ones" or for row 3, means what was before.
+        """
         sets = await asyncio.to_thread(self._store.chats.sets, self._speaker.key, self._task.name)
-        return sets[0] if sets else None
+        least = 2 if asked is None or asked.kind not in {"why", "row"} else asked.row or 1
+        return next((each for each in sets if each.rows >= least), next(iter(sets), None))
 
     async def _about_set(
         self, chat_set: ChatSet | None, asked: FollowUp | None, *, summary: bool = False

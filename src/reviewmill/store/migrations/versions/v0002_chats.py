@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text),
         sa.Column("file", sa.Text),
         sa.Column("job_id", sa.Text),
+        sa.Column("rows", sa.BigInteger, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("used_at", sa.DateTime(timezone=True), nullable=False),
         sa.UniqueConstraint("identity_sha256", name="uq_chat_sets_identity_sha256"),
