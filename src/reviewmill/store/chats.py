@@ -175,9 +175,8 @@ class Chats:
         same = _SETS.c.identity_sha256 == identity
         with self._database.write() as connection:
             now = self._database.now(connection)
-            row = self._set_row(
-                chat, now, task=task, labels=list(labels), name=file.filename, file=file.id, rows=file.rows
-            )
+            facts = {"labels": list(labels), "name": file.filename, "file": file.id, "rows": file.rows}
+            row = self._set_row(chat, now, task=task, **facts)
             insert = self._database.insert(_SETS).values(row | {"identity_sha256": identity, "job_id": job_id})
             connection.execute(insert.on_conflict_do_nothing(index_elements=["identity_sha256"]))
             taken = sa.and_(same, _SETS.c.job_id == instead_of)

@@ -69,7 +69,8 @@ WORDS: Final[dict[str, str]] = {
     "parquet": "parquet",
     "noun": "评论 评价 的 那些 这些 部分 内容 反馈 意见 ones comments reviews rows feedback",
     "filler": (
-        "请 麻烦 帮我 帮忙 能不能 可不可以 可以 能 给我 我想 我要 想 要 再 然后 那 那么 现在 你 一下 下 "
+        "里 里面 中 上面 请 麻烦 帮我 帮忙 能不能 可不可以 可以 能 给我 我想 我要 想 要 再 然后 那 那么 现在 "
+        "你 一下 下 "
         "吗 吧 呢 好吗 谢谢 啊 呗 全部 所有 完整 整个 数据 文件 格式 链接 把 成 为 到 出来 出 有 是 都 "
         "主要 最 最大 常见 大家 客户 用户 顾客 他们 在 些 这条 它 这个 个 条 几 被 判为 判成 算 会 属于 "
         "和 与 或 占 一共 总共 哪 其中 了 详情 情感 结果 please can could would you me us the a an all of "

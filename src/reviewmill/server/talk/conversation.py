@@ -31,6 +31,7 @@ from reviewmill.server.face.render import MAX_ROWS, inline
 from reviewmill.server.face.sources import Sources, read_sources
 from reviewmill.server.face.words import CHINESE, ENGLISH, words_of
 from reviewmill.server.jobs.enqueue import Good, enqueue
+from reviewmill.server.jobs.results import ResultGoneError
 from reviewmill.server.talk.answers import Answers
 from reviewmill.server.talk.following import Following
 from reviewmill.server.talk.material import JobMaterial, Material, TypedMaterial
@@ -139,8 +140,9 @@ class Conversation:
 
     async def _analyse(self, file: ChatFile, before: ChatSet | None, asked: FollowUp | None) -> AsyncIterator[str]:
         """Have a file analysed, tell how far it is, and answer what was asked about it."""
+        # Whoever leaves now, leaves a job behind and no half of one.
+        chat_set = await asyncio.shield(asyncio.ensure_future(self._start(file, before)))
         yield file_line(file.filename, file.rows, file.text_column, self._words) + "\n\n"
-        chat_set = await self._start(file, before)
         async for piece in self._about_set(chat_set, asked, summary=True):
             yield piece
 
@@ -250,13 +252,16 @@ class Conversation:
                 yield self._why_not(following.job, chat_set)
                 return
         answers = self._answers(material)
-        if asked is None and summary:
-            yield await answers.summary()
-        elif asked is None:
-            yield answers.not_understood()
-        else:
-            async for piece in answers.about(asked):
-                yield piece
+        try:
+            if asked is None and summary:
+                yield await answers.summary()
+            elif asked is None:
+                yield answers.not_understood()
+            else:
+                async for piece in answers.about(asked):
+                    yield piece
+        except ResultGoneError:  # it was deleted at this moment
+            yield self._words.say["deleted"] + "\n"
 
     def _follow(self, job_id: str) -> Following:
         jobs = self._store.jobs

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reviewmill.schema import Analysis
+from reviewmill.server.jobs.results import ResultGoneError
 from reviewmill.server.problems import Problem, invalid, not_found
 from reviewmill.server.talk.material import JobMaterial, row_of
 
@@ -68,7 +69,9 @@ def _row_of(service: Service, chat_set: ChatSet, row: int) -> Analysis | None:
     if job is None:
         return None
     if job.state != "done":
-        raise Problem(
-            409, "job-not-done", "The job has no result", f"The job is {job.state}.", "Wait until it is done."
-        )
-    return row_of(JobMaterial(job, service.jobs.files(job.id)), row)
+        detail, hint = f"The job is {job.state}.", "Wait until it is done."
+        raise Problem(409, "job-not-done", "The job has no result", detail, hint)
+    try:
+        return row_of(JobMaterial(job, service.jobs.files(job.id)), row)
+    except ResultGoneError:  # deleted meanwhile
+        return None
