@@ -20,6 +20,19 @@ LOG_NAME: Final = "log"
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """A process that cannot be mistaken for a later one with the same number.
+
+    Attributes:
+        pid: its number.
+        born: when it started, as the kernel counts, and in which boot.
+    """
+
+    pid: int
+    born: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """A program to run.
 
@@ -41,6 +54,7 @@ class Spec:
         grace_seconds: between asking it to end and ending it.
         log_bytes, log_files: the log is begun anew at so many bytes, and so many older ones are kept.
         about: what whoever started it wants to find again in `Status.about`; no secrets.
+        owner: the process without which it makes no sense: when that one is gone, it ends; None: it needs nobody.
     """
 
     name: str
@@ -61,6 +75,7 @@ class Spec:
     log_bytes: int = 10_000_000
     log_files: int = 3
     about: dict[str, Any] = field(default_factory=dict)
+    owner: Identity | None = None
 
     def to_json(self) -> str:
         """Write it for the supervisor."""
@@ -70,20 +85,8 @@ class Spec:
     def from_json(cls, text: str) -> Spec:
         """Read what `to_json` wrote."""
         raw = json.loads(text)
-        return cls(**raw | {"argv": tuple(raw["argv"]), "secrets": tuple(raw["secrets"])})
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A process that cannot be mistaken for a later one with the same number.
-
-    Attributes:
-        pid: its number.
-        born: when it started, as the kernel counts, and in which boot.
-    """
-
-    pid: int
-    born: str
+        owner = Identity(**raw["owner"]) if raw["owner"] else None
+        return cls(**raw | {"argv": tuple(raw["argv"]), "secrets": tuple(raw["secrets"]), "owner": owner})
 
 
 @dataclass(slots=True)

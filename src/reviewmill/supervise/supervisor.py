@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from reviewmill.supervise.identity import descendants, identify, send, wait_gone
+from reviewmill.supervise.identity import alive, descendants, identify, send, wait_gone
 from reviewmill.supervise.log import RotatingLog
 from reviewmill.supervise.spec import LOG_NAME, Identity, Spec, State, Status
 
@@ -132,6 +132,7 @@ class Supervisor:
             if time.monotonic() - listed >= _OTHERS_EVERY:
                 listed = time.monotonic()
                 self._list_others(process.pid)
+                self._look_for_owner()
             self._health.look()
             if self.status.state == "starting" and self._health.well:
                 self._enter("ready")
@@ -161,6 +162,11 @@ class Supervisor:
             else:  # it closed its output
                 self._selector.unregister(key.fileobj)
         return heard
+
+    def _look_for_owner(self) -> None:
+        if self.spec.owner is not None and not alive(self.spec.owner):
+            self.log.note("whoever it was started for is gone")
+            self._stopping = True
 
     def _list_others(self, pid: int) -> None:
         others = descendants(pid)
@@ -212,6 +218,7 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         while not self._stopping and time.monotonic() < deadline:
             time.sleep(min(_TURN, seconds))
+            self._look_for_owner()
 
 
 class _Health:
