@@ -228,7 +228,9 @@ class InstallError(ReviewmillError):
 
 
 class WebUIError(ReviewmillError):
-    """Open WebUI did not do what was asked of it through its API."""
+    """Open WebUI did not do what was asked of it through its API; `status` is the HTTP status, None if none came."""
+
+    status: int | None = None
 
 
 ROW_ERROR_TYPES: Final[dict[str, str]] = {
