@@ -42,6 +42,7 @@ class Spec:
         name: what messages call it.
         argv: the program and its arguments; no secrets, because every user of the machine can read them.
         env: variables beside those of whoever starts it.
+        inherits: whether it gets those of whoever starts it at all.
         secrets: strings that must not show in the log.
         cwd: working folder; None: the folder of the status.
         health_url: address that answers 200 while the program is well; None: it is well while it runs.
@@ -76,6 +77,7 @@ class Spec:
     log_files: int = 3
     about: dict[str, Any] = field(default_factory=dict)
     owner: Identity | None = None
+    inherits: bool = True
 
     def to_json(self) -> str:
         """Write it for the supervisor."""

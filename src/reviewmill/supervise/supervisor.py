@@ -108,7 +108,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=self.spec.cwd or self.folder,
-            env=os.environ | self.spec.env,
+            env=os.environ | self.spec.env if self.spec.inherits else self.spec.env,
             process_group=0,
             preexec_fn=_die_with_parent(),
         )
