@@ -57,7 +57,9 @@ def line_of(package: dict[str, Any]) -> str:
     digests = sorted({wheel["hashes"]["sha256"] for wheel in wheels_of(package)})
     if not digests:
         raise SystemExit(f"{package['name']} has no wheel for us")
-    return " \\\n    ".join([f"{package['name']}=={package['version']}{only}", *(f"--hash=sha256:{d}" for d in digests)])
+    return " \\\n    ".join(
+        [f"{package['name']}=={package['version']}{only}", *(f"--hash=sha256:{d}" for d in digests)]
+    )
 
 
 def main(version: str, requirements: Path) -> None:

@@ -23,8 +23,13 @@ _ALIASES: Final = {
     "neutral": ("中性", "中立", "中评"),
     "negative": ("负面", "消极", "差评", "负向"),
 }
-_NOT: Final = re.compile(r"(?:不是|并非|不算|不该是|不应该是|而非|\bnot|\bisn'?t|n't be|\brather than|\binstead of)\W*(?:a |an )?\W*$", re.I)
-_ROW: Final = re.compile(r"第\s*(\d{1,7})\s*[行条个]|(?:\brows?|\bline|#)\s*(\d{1,7})|^\s*(\d{1,7})\s*[:：、.]", re.I)
+_NOT: Final = re.compile(
+    r"(?:不是|并非|不算|不该是|不应该是|而非|\bnot|\bisn'?t|n't be|\brather than|\binstead of)\W*(?:a |an )?\W*$",
+    re.IGNORECASE,
+)
+_ROW: Final = re.compile(
+    r"第\s*(\d{1,7})\s*[行条个]|(?:\brows?|\bline|#)\s*(\d{1,7})|^\s*(\d{1,7})\s*[:：、.]", re.IGNORECASE
+)
 _NOTE_CHARS: Final = 2_000
 
 

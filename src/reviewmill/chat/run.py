@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from reviewmill.chat import install
@@ -79,10 +79,11 @@ class Stop(Exception):  # noqa: N818 - it is no error
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A chat that runs, as another process sees it."""
+    """A chat that runs, as another process sees it: what browsers call it, and where this machine reaches it."""
 
     process: Identity
     url: str
+    local: str
     service: str
     since: float
 
@@ -91,7 +92,7 @@ def running(place: Place) -> Running | None:
     """The chat that runs from a folder, if one does."""
     try:
         raw = json.loads((place.root / "run" / "chat.json").read_text("utf-8"))
-        found = Running(Identity(**raw["process"]), raw["url"], raw["service"], raw["since"])
+        found = Running(**{**raw, "process": Identity(**raw["process"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return found if alive(found.process) else None
@@ -184,7 +185,8 @@ class Chat:
         more = settings.chat.environment
         start(place.program(WEBUI), webui_spec(settings, plan, place, place.secrets(), self._wiring, more=more))
         me = identify(os.getpid())
-        about = {"process": {"pid": me.pid, "born": me.born} if me else {}, "url": url, "service": service}
+        local = address(settings.chat.host, settings.chat.port)
+        about = {"process": asdict(me) if me else {}, "url": url, "local": local, "service": service}
         write_private(place.root / "run" / "chat.json", json.dumps({**about, "since": time.time()}))
         for name in self._names:
             self._wait(name)
@@ -368,5 +370,3 @@ def _signals(stop_event: threading.Event) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

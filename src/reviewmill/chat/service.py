@@ -33,7 +33,9 @@ class Person:
         """As headers; characters beyond ASCII are percent-encoded, as Open WebUI does it."""
         named = {"Id": self.id, "Email": self.email, "Name": self.name}
         headers = {f"X-OpenWebUI-User-{what}": quote(value, safe="@") for what, value in named.items() if value}
-        return headers | ({"X-Chat": self.chat} if self.chat else {}) | ({"X-Msg": self.message} if self.message else {})
+        return (
+            headers | ({"X-Chat": self.chat} if self.chat else {}) | ({"X-Msg": self.message} if self.message else {})
+        )
 
 
 @dataclass(frozen=True, slots=True)

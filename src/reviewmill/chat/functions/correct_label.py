@@ -1,5 +1,4 @@
-"""
-title: Correct this label · 更正标签
+"""title: Correct this label · 更正标签
 author: reviewmill
 description: Tell reviewmill which label a comment should have. 告诉 reviewmill 一条评论应该是什么标签。
 version: 1.0.0
@@ -26,7 +25,11 @@ class Refused(Exception):
 class Action:
     class Valves(BaseModel):
         service: str = Field(default="", description="address of the reviewmill service; empty: as it was started")
-        key: str = Field(default="", description="its API key; empty: as it was started", json_schema_extra={"input": {"type": "password"}})
+        key: str = Field(
+            default="",
+            description="its API key; empty: as it was started",
+            json_schema_extra={"input": {"type": "password"}},
+        )
 
     def __init__(self):
         self.valves = self.Valves()
@@ -72,7 +75,9 @@ class Action:
             "author": user.get("email") or user.get("name"),
             "id": f"webui:{user.get('id', '')}:{body.get('chat_id', '')}:{body.get('id', '')}:{number}"[:200],
         }
-        answer = await self._send(http, "POST", "/v1/corrections", body, user, json={k: v for k, v in kept.items() if v is not None})
+        answer = await self._send(
+            http, "POST", "/v1/corrections", body, user, json={k: v for k, v in kept.items() if v is not None}
+        )
         if answer is None:
             raise Refused("The service keeps no corrections. 服务不能保存更正。")
         return f"Kept: {_shown(label)}. Thank you. 已保存，谢谢。"
@@ -180,7 +185,9 @@ async def _reason(response):
     except ValueError:
         told = {}
     error = told.get("error") or {}
-    return str(told.get("detail") or error.get("message") or f"The reviewmill service refused it ({response.status}).")[:300]
+    return str(told.get("detail") or error.get("message") or f"The reviewmill service refused it ({response.status}).")[
+        :300
+    ]
 
 
 async def _dialog(ask, title, message, **more):
