@@ -41,7 +41,7 @@ SUGGESTIONS: Final[list[dict[str, Any]]] = [
     {"title": ["Judge a comment", "label, confidence, keywords"], "content": "Battery died after two days. Avoid."},
     {
         "title": ["Judge several comments", "one a line, answered as a table"],
-        "content": "Great sound for the price.\nThe left earbud stopped working after a week.\nIt is okay, nothing special.",
+        "content": "Great sound for the price.\nThe left earbud stopped working.\nIt is okay, nothing special.",
     },
 ]
 """On the first page. A file of comments is attached with the plus sign below."""

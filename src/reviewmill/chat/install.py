@@ -231,7 +231,7 @@ def _run(command: Iterable[str | Path], what: str, *, tries: int = 1, temporary:
             )
     raise InstallError(
         f"Could not {what}: {_last(said)}",
-        hint="Run the same again; it goes on from here. Behind a proxy or with a mirror, set PIP_INDEX_URL or pip.conf.",
+        hint="Run the same again; it goes on from here. Behind a proxy or with a mirror, set PIP_INDEX_URL.",
     )
 
 

@@ -169,7 +169,7 @@ class ServiceFace:
             return said
         detail = said.get("detail") or (said.get("error") or {}).get("message") if isinstance(said, dict) else None
         raise ServiceError(
-            f"The service at {self.url} refused {method} {path} ({response.status_code}): {detail or 'no reason given'}",
+            f"{self.url} refused {method} {path} ({response.status_code}): {detail or 'no reason given'}",
             hint=said.get("hint") if isinstance(said, dict) else None,
             status=response.status_code,
         )

@@ -1,4 +1,5 @@
-"""title: Correct this label · 更正标签
+"""
+title: Correct this label · 更正标签
 author: reviewmill
 description: Tell reviewmill which label a comment should have. 告诉 reviewmill 一条评论应该是什么标签。
 version: 1.0.0
@@ -8,6 +9,7 @@ icon_url: data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAw
 # An "Action" of Open WebUI: it runs in its process, not in ours, so that it can use nothing of the package reviewmill.
 # Source: https://docs.openwebui.com/features/plugin/functions/action
 
+import json
 import os
 from urllib.parse import quote
 
@@ -18,7 +20,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=60)
 CHINESE = {"positive": "正面", "neutral": "中性", "negative": "负面"}
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """What a person is told instead of a confirmation."""
 
 
@@ -39,7 +41,7 @@ class Action:
         try:
             async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
                 said = await self._correct(http, body, __user__ or {}, __event_call__)
-        except Refused as refused:
+        except RefusedError as refused:
             kind, said = "error", str(refused)
         except (aiohttp.ClientError, TimeoutError):
             kind, said = "error", "The reviewmill service does not answer; nothing was kept. 服务没有回应，没有保存。"
@@ -51,7 +53,7 @@ class Action:
     async def _correct(self, http, body, user, ask):
         model = str(body.get("model", ""))
         if not model.startswith("reviewmill-"):
-            raise Refused("Only answers of the models reviewmill-… have labels. 只有 reviewmill-… 模型的回答有标签。")
+            raise RefusedError("Only answers of the models reviewmill-… have labels. 只有 reviewmill-… 模型的回答有标签。")
         rows = await self._rows(http, body, user)
         number = 1
         if rows["total"] > 1:
@@ -75,11 +77,10 @@ class Action:
             "author": user.get("email") or user.get("name"),
             "id": f"webui:{user.get('id', '')}:{body.get('chat_id', '')}:{body.get('id', '')}:{number}"[:200],
         }
-        answer = await self._send(
-            http, "POST", "/v1/corrections", body, user, json={k: v for k, v in kept.items() if v is not None}
-        )
+        given = {name: value for name, value in kept.items() if value is not None}
+        answer = await self._send(http, "POST", "/v1/corrections", body, user, json=given)
         if answer is None:
-            raise Refused("The service keeps no corrections. 服务不能保存更正。")
+            raise RefusedError("The service keeps no corrections. 服务不能保存更正。")
         return f"Kept: {_shown(label)}. Thank you. 已保存，谢谢。"
 
     async def _rows(self, http, body, user):
@@ -92,7 +93,7 @@ class Action:
         task = str(body["model"]).removeprefix("reviewmill-")
         about = await self._send(http, "GET", f"/v1/tasks/{quote(task, safe='')}", body, user)
         if asked is None or about is None:
-            raise Refused("Nothing that could be corrected was found here. 这里没有可以更正的评论。")
+            raise RefusedError("Nothing that could be corrected was found here. 这里没有可以更正的评论。")
         schema = {"type": "object", "properties": {"results": {"type": "array"}}, "required": ["results"]}
         answer = await self._send(
             http, "POST", "/v1/chat/completions", body, user,
@@ -101,9 +102,7 @@ class Action:
                 "messages": [{"role": "user", "content": asked.get("content", "")}],
                 "response_format": {"type": "json_schema", "json_schema": {"name": "rows", "schema": schema}},
             },
-        )  # fmt: skip
-        import json
-
+        )
         results = json.loads(answer["choices"][0]["message"]["content"])["results"]
         rows = [
             {"row": n, "text": one["original_text"], "label": one[task], "confidence": one["confidence"]}
@@ -117,7 +116,7 @@ class Action:
             more = await self._send(http, "GET", f"/v1/chat/rows?row={number}", body, user)
             found = more["rows"][0] if more and more["rows"] else None
         if found is None:
-            raise Refused(f"There is no row {number}; rows are 1 to {rows['total']}. 没有第 {number} 行。")
+            raise RefusedError(f"There is no row {number}; rows are 1 to {rows['total']}. 没有第 {number} 行。")
         return found
 
     async def _ask_row(self, ask, rows):
@@ -131,7 +130,7 @@ class Action:
             return None
         digits = said.strip()
         if not (digits.isascii() and digits.isdigit() and 1 <= int(digits[:9]) <= rows["total"]):
-            raise Refused(f"{digits[:20]} is no row; rows are 1 to {rows['total']}. 没有这一行。")
+            raise RefusedError(f"{digits[:20]} is no row; rows are 1 to {rows['total']}. 没有这一行。")
         return int(digits)
 
     async def _ask_label(self, ask, rows, row):
@@ -146,7 +145,7 @@ class Action:
         if said is None:
             return None
         if said not in rows["labels"]:
-            raise Refused("No label was chosen; nothing was kept. 没有选择标签。")
+            raise RefusedError("No label was chosen; nothing was kept. 没有选择标签。")
         return said
 
     async def _ask_note(self, ask, row, label):
@@ -162,7 +161,7 @@ class Action:
         base = (self.valves.service or os.environ.get("REVIEWMILL_CHAT_SERVICE", "")).rstrip("/")
         key = self.valves.key or os.environ.get("REVIEWMILL_CHAT_KEY", "")
         if not base:
-            raise Refused("This function does not know where the reviewmill service is (see its valves).")
+            raise RefusedError("This function does not know where the reviewmill service is (see its valves).")
         headers = {
             "Authorization": f"Bearer {key}",
             "X-Chat": str(body.get("chat_id", "")),
@@ -175,7 +174,7 @@ class Action:
             if response.status == 404:
                 return None
             if response.status >= 400:
-                raise Refused(await _reason(response))
+                raise RefusedError(await _reason(response))
             return await response.json()
 
 
@@ -185,9 +184,8 @@ async def _reason(response):
     except ValueError:
         told = {}
     error = told.get("error") or {}
-    return str(told.get("detail") or error.get("message") or f"The reviewmill service refused it ({response.status}).")[
-        :300
-    ]
+    why = told.get("detail") or error.get("message")
+    return str(why or f"The reviewmill service refused it ({response.status}).")[:300]
 
 
 async def _dialog(ask, title, message, **more):
