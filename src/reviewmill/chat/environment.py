@@ -127,6 +127,8 @@ def environment(wiring: Wiring, secrets: Secrets, data: Path, *, slim: bool) -> 
 def _offline(slim: bool) -> dict[str, str]:
     return {
         "ENV": "prod",
+        # It was installed as a package (its own command says so in this way), which is where its pages are.
+        "FROM_INIT_PY": "true",
         "USE_SLIM_DOCKER": "true" if slim else "false",
         "OFFLINE_MODE": "true",
         "HF_HUB_OFFLINE": "1",

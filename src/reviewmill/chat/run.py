@@ -199,7 +199,11 @@ class Chat:
                 raise Stop
             self._notice()
 
-        now = wait_until(self._place.program(name), frozenset({"ready"}), seconds=_READY_S, on_look=look)
+        try:
+            now = wait_until(self._place.program(name), frozenset({"ready"}), seconds=_READY_S, on_look=look)
+        except ProcessError:
+            self._notice()  # tells it better, if it was given up
+            raise
         self._say(f"{TITLES[name]} is ready ({time.time() - (now.started or time.time()):.0f} s).")
 
     def _wire(self) -> WebUI:
