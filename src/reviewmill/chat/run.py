@@ -161,8 +161,10 @@ class Chat:
 
     def _check(self) -> None:
         chat, service = self._settings.chat, self._settings.service
-        for name in TITLES:  # of a chat that was killed just now
-            stop(self._place.program(name), seconds=_STOP_S)
+        for name in TITLES:
+            before = status(self._place.program(name))
+            if before is not None and before.running:  # of a chat that was killed just now
+                stop(self._place.program(name), seconds=_STOP_S)
         check_port(chat.host, chat.port, "Open WebUI", "--port")
         if self._options.service is None:
             if service.port == chat.port:
