@@ -81,6 +81,8 @@ class ServiceSettings(BaseModel):
     lease_s: float = Field(default=30.0, ge=1, description="seconds after which a silent worker's job is taken over")
     retention_days: float = Field(default=30.0, gt=0, description="days that an ended job and its files are kept")
 
+    link_days: float = Field(default=7.0, gt=0, le=3650, description="days that a link to a result is good for")
+
     log_texts: bool = Field(default=False, description="write comments into the log")
 
 
