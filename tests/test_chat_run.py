@@ -1,4 +1,4 @@
-"""`reviewmill chat` as a process: both programs really run, crash and are killed. Open WebUI itself is replaced here."""
+"""`reviewmill chat` as a process: both programs really run, crash and are killed; Open WebUI itself is replaced."""
 
 from __future__ import annotations
 
@@ -213,13 +213,12 @@ def test_accounts_backup_reset_and_restore(chat: ChatProcess, tmp_path: Path) ->
 
 def test_thumbs_become_corrections_once(chat: ChatProcess) -> None:
     chat.start()
-    messages = {
-        "q": {"id": "q", "content": "屏幕很好\n物流太慢", "role": "user"},
-        "a": {"id": "a", "parentId": "q", "role": "assistant"},
-        "q1": {"id": "q1", "content": "屏幕很好", "role": "user"},
-        "a1": {"id": "a1", "parentId": "q1", "role": "assistant"},
-    }
-    snapshot = {"chat": {"chat": {"history": {"messages": messages}}}}
+    person = {"X-OpenWebUI-User-Id": "1", "X-OpenWebUI-User-Email": "admin@localhost", "X-Chat": "c"}
+    with chat.service() as http:
+        for message, asked in (("a", "屏幕很好\n物流太慢"), ("a1", "屏幕很好")):
+            body = {"model": "reviewmill-sentiment", "messages": [{"role": "user", "content": asked}]}
+            answer = http.post("/v1/chat/completions", json=body, headers={**person, "X-Msg": message})
+            assert answer.status_code == 200, answer.text
 
     def thumb(name: str, message: str, rating: int, comment: str, **more: object) -> dict[str, object]:
         return {
@@ -227,7 +226,6 @@ def test_thumbs_become_corrections_once(chat: ChatProcess) -> None:
             "user_id": "1",
             "data": {"rating": rating, "comment": comment, "model_id": "reviewmill-sentiment", **more},
             "meta": {"chat_id": "c", "message_id": message},
-            "snapshot": snapshot,
             "updated_at": time.time_ns(),
         }
 

@@ -137,22 +137,19 @@ class FeedbackSync:
             return False
         chat, message = str(meta.get("chat_id") or ""), str(meta.get("message_id") or "")
         person = Person(str(one["user_id"]), str(user.get("email", "")), str(user.get("name", "")), chat, message)
-        named = read_thumb(data, ()).row
-        rows = self._service.rows(person, model, _asked(one.get("snapshot") or {}, message), row=named)
-        if rows is None:
+        rows = self._service.rows(person, row=read_thumb(data, ()).row)
+        if rows is None or rows.row is None:
             return False
         verdict = read_thumb(data, rows.labels)
-        number = verdict.row or (1 if rows.total == 1 else 0)
-        row = rows.rows.get(number)
-        label = verdict.label or (row["label"] if row and verdict.confirms else None)
-        if row is None or label is None:
+        label = verdict.label or (rows.row["label"] if verdict.confirms else None)
+        if label is None:
             return False
         correction = {
-            "text": row["text"],
+            "text": rows.row["text"],
             "task": rows.task,
             "label": label,
-            "model_label": row.get("label"),
-            "confidence": row.get("confidence"),
+            "model_label": rows.row["label"],
+            "confidence": rows.row["confidence"],
             "note": verdict.note or None,
             "author": person.email or person.name or person.id,
             "id": f"webui:feedback:{one['id']}",
@@ -164,13 +161,3 @@ class FeedbackSync:
                 return False  # the service can keep nothing of the kind, and will not be able to later
             raise
         return True
-
-
-def _asked(snapshot: Mapping[str, Any], message: str) -> str:
-    """What the person had written before an answer."""
-    chat = (snapshot.get("chat") or {}).get("chat") or snapshot.get("chat") or {}
-    messages = (chat.get("history") or {}).get("messages") or {}
-    answer = messages.get(message) or {}
-    asked = messages.get(answer.get("parentId")) or {}
-    content = asked.get("content")
-    return content if isinstance(content, str) else ""

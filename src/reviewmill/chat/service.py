@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import quote, urlsplit
@@ -16,7 +15,8 @@ from reviewmill.outbound import checked_key, is_this_machine
 
 PREFIX: Final = "reviewmill-"
 _SECONDS: Final = 60.0
-_RESULTS: Final = {"type": "object", "properties": {"results": {"type": "array"}}, "required": ["results"]}
+_UNKNOWN: Final = frozenset({404, 409, 422})
+"""Statuses that say that there is no such row; asking again later would not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ class Rows:
         task: the task's name.
         labels: its labels.
         total: how many comments.
-        rows: by number, from 1: `text`, `label`, `confidence`; perhaps not all.
+        row: the one that was asked for, or the only one: `row` (its number), `text`, `label`, `confidence`.
     """
 
     task: str
     labels: list[str]
     total: int
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    row: dict[str, Any] | None
 
 
 class ServiceFace:
@@ -106,17 +106,12 @@ class ServiceFace:
         """
         self._ask("POST", "/v1/corrections", headers=person.headers(), json=dict(correction))
 
-    def rows(self, person: Person, model: str, asked: str, *, row: int | None = None) -> Rows | None:
-        """The comments that an answer is about; None where that cannot be known.
-
-        The service remembers what was analysed in a chat. Where it does not, the same question gives the same answers
-        from its cache.
+    def rows(self, person: Person, *, row: int | None = None) -> Rows | None:
+        """The comments that an answer is about; None where the service knows none (any more).
 
         Args:
             person: whose chat it is, and which message.
-            model: the model that answered.
-            asked: what the person had written.
-            row: one that is needed.
+            row: the number of the one that is needed.
 
         Raises:
             ServiceError: it does not answer.
@@ -124,34 +119,11 @@ class ServiceFace:
         query = {} if row is None else {"row": row}
         try:
             found = self._ask("GET", "/v1/chat/rows", headers=person.headers(), params=query)
-            rows = {int(one["row"]): one for one in found["rows"]}
-            return Rows(found["task"], list(found["labels"]), int(found["total"]), rows)
         except ServiceError as error:
-            if error.status not in {404, 422}:
-                raise
-        if not model.startswith(PREFIX) or not asked.strip() or asked.lstrip().startswith("<source"):
-            return None
-        return self._asked_again(model, asked)
-
-    def _asked_again(self, model: str, asked: str) -> Rows | None:
-        wanted = {"type": "json_schema", "json_schema": {"name": "rows", "schema": _RESULTS}}
-        body = {"model": model, "messages": [{"role": "user", "content": asked}], "response_format": wanted}
-        task = model.removeprefix(PREFIX)
-        try:
-            about = self._ask("GET", f"/v1/tasks/{quote(task, safe='')}")
-            answer = self._ask("POST", "/v1/chat/completions", json=body)
-            results = json.loads(answer["choices"][0]["message"]["content"])["results"]
-        except ServiceError as error:
-            if error.status is None or error.status >= httpx2.codes.INTERNAL_SERVER_ERROR:
-                raise
-            return None
-        except (ValueError, KeyError, TypeError):  # an answer that is no list of rows: help, a summary
-            return None
-        rows = {
-            number: {"text": one["original_text"], "label": one[task], "confidence": one["confidence"]}
-            for number, one in enumerate(results, 1)
-        }
-        return Rows(task, [label["name"] for label in about["labels"]], len(rows), rows)
+            if error.status in _UNKNOWN:
+                return None
+            raise
+        return Rows(found["task"], list(found["labels"]), int(found["total"]), found["row"])
 
     def _ask(self, method: str, path: str, **more: Any) -> Any:
         try:

@@ -9,7 +9,6 @@ icon_url: data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAw
 # An "Action" of Open WebUI: it runs in its process, not in ours, so that it can use nothing of the package reviewmill.
 # Source: https://docs.openwebui.com/features/plugin/functions/action
 
-import json
 import os
 from urllib.parse import quote
 
@@ -54,13 +53,13 @@ class Action:
         model = str(body.get("model", ""))
         if not model.startswith("reviewmill-"):
             raise RefusedError("Only answers of the models reviewmill-… have labels. 只有 reviewmill-… 模型的回答有标签。")
-        rows = await self._rows(http, body, user)
-        number = 1
-        if rows["total"] > 1:
+        rows = await self._rows(http, body, user, None)
+        if rows["row"] is None:
             number = await self._ask_row(ask, rows)
             if number is None:
                 return None
-        row = await self._row(http, body, user, rows, number)
+            rows = await self._rows(http, body, user, number)
+        row = rows["row"]
         label = await self._ask_label(ask, rows, row)
         if label is None:
             return None
@@ -75,7 +74,7 @@ class Action:
             "confidence": row.get("confidence"),
             "note": note or None,
             "author": user.get("email") or user.get("name"),
-            "id": f"webui:{user.get('id', '')}:{body.get('chat_id', '')}:{body.get('id', '')}:{number}"[:200],
+            "id": f"webui:{user.get('id', '')}:{body.get('chat_id', '')}:{body.get('id', '')}:{row['row']}"[:200],
         }
         given = {name: value for name, value in kept.items() if value is not None}
         answer = await self._send(http, "POST", "/v1/corrections", body, user, json=given)
@@ -83,40 +82,12 @@ class Action:
             raise RefusedError("The service keeps no corrections. 服务不能保存更正。")
         return f"Kept: {_shown(label)}. Thank you. 已保存，谢谢。"
 
-    async def _rows(self, http, body, user):
-        """What the answer is about: from the service's memory, or else by asking the same again (from its cache)."""
-        found = await self._send(http, "GET", "/v1/chat/rows", body, user)
-        if found is not None:
-            return found
-        messages = body.get("messages") or []
-        asked = next((m for m in reversed(messages) if m.get("role") == "user"), None)
-        task = str(body["model"]).removeprefix("reviewmill-")
-        about = await self._send(http, "GET", f"/v1/tasks/{quote(task, safe='')}", body, user)
-        if asked is None or about is None:
-            raise RefusedError("Nothing that could be corrected was found here. 这里没有可以更正的评论。")
-        schema = {"type": "object", "properties": {"results": {"type": "array"}}, "required": ["results"]}
-        answer = await self._send(
-            http, "POST", "/v1/chat/completions", body, user,
-            json={
-                "model": body["model"],
-                "messages": [{"role": "user", "content": asked.get("content", "")}],
-                "response_format": {"type": "json_schema", "json_schema": {"name": "rows", "schema": schema}},
-            },
-        )
-        results = json.loads(answer["choices"][0]["message"]["content"])["results"]
-        rows = [
-            {"row": n, "text": one["original_text"], "label": one[task], "confidence": one["confidence"]}
-            for n, one in enumerate(results, 1)
-        ]
-        return {"task": task, "labels": [each["name"] for each in about["labels"]], "total": len(rows), "rows": rows}
-
-    async def _row(self, http, body, user, rows, number):
-        found = next((row for row in rows["rows"] if row["row"] == number), None)
+    async def _rows(self, http, body, user, number):
+        """What the answer is about, and the row of that number, or the only one."""
+        path = "/v1/chat/rows" if number is None else f"/v1/chat/rows?row={number}"
+        found = await self._send(http, "GET", path, body, user)
         if found is None:
-            more = await self._send(http, "GET", f"/v1/chat/rows?row={number}", body, user)
-            found = more["rows"][0] if more and more["rows"] else None
-        if found is None:
-            raise RefusedError(f"There is no row {number}; rows are 1 to {rows['total']}. 没有第 {number} 行。")
+            raise RefusedError("The service knows no comment here (any more). Ask again. 服务里没有这条评论了，请再问一次。")
         return found
 
     async def _ask_row(self, ask, rows):
