@@ -13,7 +13,7 @@ ONLY := $(if $(filter file,$(origin PYTHON)),,only)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo serve test test-fast test-setup lint format clean model redis postgres
+.PHONY: help demo serve test test-fast test-setup lint format clean model redis postgres chat chromium
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -33,7 +33,7 @@ test: test-setup  ## set up, and run all tests, the slow ones and those with the
 test-fast: $(VENV)/.developing  ## run the tests that are neither slow nor need the embedded model
 	@$(BIN)/python -m pytest -m "not slow and not model"
 
-test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres  ## set up all that the tests need
+test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres chat chromium  ## set up all that the tests need
 
 lint: $(VENV)/.developing  ## check style (ruff), formatting (ruff format) and types (mypy)
 	@echo "==> Checking style, formatting and types"
@@ -87,3 +87,10 @@ redis:
 
 postgres:
 	@sh scripts/postgres.sh
+
+# No stamp: it lies beside the models, for all working copies. Without it, the tests that use it are skipped.
+chat: $(VENV)/.serving
+	@$(BIN)/reviewmill chat --install-only --yes || echo "==> No Open WebUI. The tests that use it will be skipped."
+
+chromium:
+	@sh scripts/chromium.sh

@@ -9,14 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import platformdirs
 import psutil
 
 from conftest import free_port
+from outbound_watch import OutboundWatch
+from reviewmill.chat.webui import WebUI
 from stub_endpoint import StubEndpoint
+
+INSTALLS = platformdirs.user_data_path("reviewmill") / "chat" / "open-webui"
+"""Where `make chat` installs Open WebUI, once for all working copies."""
 
 FAKE = Path(__file__).with_name("fake_webui.py")
 READY = "Ctrl-C ends it."
@@ -87,7 +94,36 @@ class ChatProcess:
         if wait is not None:
             self.until(READY, wait)
 
-    def until(self, text: str, seconds: float = 30) -> str:
+    @dataclass(slots=True)
+class RealChat:
+    """The real Open WebUI, started once for all tests that use it.
+
+    Attributes:
+        process: the chat.
+        stub: the model.
+        watch: what left this machine.
+        ready_s: seconds from its start to its page.
+    """
+
+    process: ChatProcess
+    stub: StubEndpoint
+    watch: OutboundWatch
+    ready_s: float
+
+    def account(self, email: str, *, admin: bool = False) -> str:
+        """Make an account, and return its password."""
+        made = self.process.run("users", "add", email, *(["--admin"] if admin else []))
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip()
+
+    def signed_in(self, email: str, password: str) -> WebUI:
+        """Its API, as an account sees it."""
+        ui = WebUI(self.process.url)
+        ui.sign_in(email, password)
+        return ui
+
+
+def until(self, text: str, seconds: float = 30) -> str:
         """Wait until it says something; return all that it said."""
         assert self.process is not None
         deadline = time.monotonic() + seconds

@@ -26,6 +26,10 @@ class WebUI:
         url: its address.
         token: an account's session token or API key; None: sign in first.
 
+    Attributes:
+        url: its address.
+        token: the account's token; None before it signed in.
+
     Raises:
         SettingsError: the address or the token cannot be one.
     """
@@ -35,6 +39,7 @@ class WebUI:
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
             raise SettingsError(f"{url} is no address of an Open WebUI.", hint="It begins with http:// or https://.")
         self.url = url.rstrip("/")
+        self.token = token
         self._http = httpx2.Client(
             base_url=self.url, timeout=_SECONDS, trust_env=not is_this_machine(parts.hostname), follow_redirects=False
         )
@@ -64,7 +69,8 @@ class WebUI:
             WebUIError: it refuses.
         """
         found: dict[str, Any] = self.post("/api/v1/auths/signin", {"email": email, "password": password})
-        self._show(found["token"])
+        self.token = str(found["token"])
+        self._show(self.token)
         return found
 
     def get(self, path: str, **query: str | int) -> Any:

@@ -3,7 +3,7 @@ title: Correct this label · 更正标签
 author: reviewmill
 description: Tell reviewmill which label a comment should have. 告诉 reviewmill 一条评论应该是什么标签。
 version: 1.0.0
-icon_url: data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIHZpZXdCb3g9IjAgMCAyNCAyNCIgZmlsbD0ibm9uZSIgc3Ryb2tlPSIjODg4IiBzdHJva2Utd2lkdGg9IjIiIHN0cm9rZS1saW5lY2FwPSJyb3VuZCIgc3Ryb2tlLWxpbmVqb2luPSJyb3VuZCI+PHBhdGggZD0iTTEyIDIwaDkiLz48cGF0aCBkPSJNMTYuNSAzLjVhMi4xIDIuMSAwIDAgMSAzIDNMNyAxOWwtNCAxIDEtNHoiLz48L3N2Zz4=
+icon_url: data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIHZpZXdCb3g9IjAgMCAyNCAyNCIgZmlsbD0ibm9uZSIgc3Ryb2tlPSIjODg4IiBzdHJva2Utd2lkdGg9IjIiIHN0cm9rZS1saW5lY2FwPSJyb3VuZCIgc3Ryb2tlLWxpbmVqb2luPSJyb3VuZCI+PHBhdGggZD0iTTIwLjYgMTMuNCAxMy40IDIwLjZhMiAyIDAgMCAxLTIuOCAwTDMgMTNWM2gxMGw3LjYgNy42YTIgMiAwIDAgMSAwIDIuOHoiLz48cGF0aCBkPSJNNy41IDcuNWguMDEiLz48L3N2Zz4=
 """
 
 # An "Action" of Open WebUI: it runs in its process, not in ours, so that it can use nothing of the package reviewmill.
