@@ -94,36 +94,7 @@ class ChatProcess:
         if wait is not None:
             self.until(READY, wait)
 
-    @dataclass(slots=True)
-class RealChat:
-    """The real Open WebUI, started once for all tests that use it.
-
-    Attributes:
-        process: the chat.
-        stub: the model.
-        watch: what left this machine.
-        ready_s: seconds from its start to its page.
-    """
-
-    process: ChatProcess
-    stub: StubEndpoint
-    watch: OutboundWatch
-    ready_s: float
-
-    def account(self, email: str, *, admin: bool = False) -> str:
-        """Make an account, and return its password."""
-        made = self.process.run("users", "add", email, *(["--admin"] if admin else []))
-        assert made.returncode == 0, made.stderr
-        return made.stdout.strip()
-
-    def signed_in(self, email: str, password: str) -> WebUI:
-        """Its API, as an account sees it."""
-        ui = WebUI(self.process.url)
-        ui.sign_in(email, password)
-        return ui
-
-
-def until(self, text: str, seconds: float = 30) -> str:
+    def until(self, text: str, seconds: float = 30) -> str:
         """Wait until it says something; return all that it said."""
         assert self.process is not None
         deadline = time.monotonic() + seconds
@@ -184,6 +155,35 @@ def until(self, text: str, seconds: float = 30) -> str:
             self.process.wait()
         for process in self.family():
             process.kill()
+
+
+@dataclass(slots=True)
+class RealChat:
+    """The real Open WebUI, started once for all tests that use it.
+
+    Attributes:
+        process: the chat.
+        stub: the model.
+        watch: what left this machine.
+        ready_s: seconds from its start to its page.
+    """
+
+    process: ChatProcess
+    stub: StubEndpoint
+    watch: OutboundWatch
+    ready_s: float
+
+    def account(self, email: str, *, admin: bool = False) -> str:
+        """Make an account, and return its password."""
+        made = self.process.run("users", "add", email, *(["--admin"] if admin else []))
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip()
+
+    def signed_in(self, email: str, password: str) -> WebUI:
+        """Its API, as an account sees it."""
+        ui = WebUI(self.process.url)
+        ui.sign_in(email, password)
+        return ui
 
 
 def until(holds: Callable[[], object], seconds: float = 30) -> None:

@@ -294,7 +294,7 @@ def real_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealChat]:
         watch = OutboundWatch()
         process = ChatProcess(folder, stub, installs=INSTALLS)
         process.env["REVIEWMILL_CHAT__ENVIRONMENT"] = json.dumps(
-            {name: watch.proxy for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY")}
+            dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"), watch.proxy)
         )
         try:
             watch.watch(process.family)

@@ -1,4 +1,4 @@
-"""The real Open WebUI, started by `reviewmill chat`: accounts, models, files, corrections, what it costs, what leaves."""
+"""The real Open WebUI, started by `reviewmill chat`: accounts, models, corrections, what it costs, what leaves."""
 
 from __future__ import annotations
 
