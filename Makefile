@@ -14,6 +14,7 @@ ONLY := $(if $(filter file,$(origin PYTHON)),,only)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo serve test test-fast test-setup lint format clean model redis postgres vllm test-vllm
+.PHONY: help demo serve test test-fast test-setup lint format clean model redis postgres chat chromium
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -37,6 +38,7 @@ test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres vllm  #
 
 test-vllm: $(VENV)/.developing model vllm  ## serve the embedded model's weights with the real vLLM, and measure (10 minutes, 20 GB)
 	@$(BIN)/python benchmarks/vllm_engine.py
+test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres chat chromium  ## set up all that the tests need
 
 lint: $(VENV)/.developing  ## check style (ruff), formatting (ruff format) and types (mypy)
 	@echo "==> Checking style, formatting and types"
@@ -94,3 +96,9 @@ postgres:
 # No stamp here either: it is big, and kept where `reviewmill engine` looks for it.
 vllm: $(VENV)/.installed
 	@sh scripts/vllm.sh $(BIN)/reviewmill
+# No stamp: it lies beside the models, for all working copies. Without it, the tests that use it are skipped.
+chat: $(VENV)/.serving
+	@$(BIN)/reviewmill chat --install-only --yes || echo "==> No Open WebUI. The tests that use it will be skipped."
+
+chromium:
+	@sh scripts/chromium.sh

@@ -15,6 +15,7 @@ import typer
 from reviewmill.cli import (
     analyze,
     challenge,
+    chat,
     compare,
     doctor,
     engine,
@@ -51,6 +52,7 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.add_typer(engine.app, name="engine")
 app.add_typer(keys.app, name="keys")
+app.add_typer(chat.app, name="chat")
 
 
 def _print_version(wanted: bool) -> None:

@@ -75,3 +75,36 @@ def _row_of(service: Service, chat_set: ChatSet, row: int) -> Analysis | None:
         return row_of(JobMaterial(job, service.jobs.files(job.id)), row)
     except ResultGoneError:  # deleted meanwhile
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Pointed:
+    """What an answer in a chat is about, and one row of it."""
+
+    task: str
+    labels: list[str]
+    total: int
+    row: int | None
+    analysis: Analysis | None
+
+
+def pointed_at(service: Service, chat: ChatKey, message: str | None, row: int | None, task: str | None) -> Pointed:
+    """Look up what an answer is about, before somebody decides on a row.
+
+    Args:
+        service: where it was said.
+        chat: the chat.
+        message: as for `said_in_chat`.
+        row: its number; None: the only one, if there is only one.
+        task: the task that is meant; None: whichever it was.
+
+    Raises:
+        Problem: there is no such chat, or no such row.
+    """
+    chat_set = _set_of(service, chat, message, row, task)
+    number = row if row is not None else 1 if chat_set.rows == 1 else None
+    analysis = _row_of(service, chat_set, number) if number is not None else None
+    gone = analysis is None or analysis["status"] == "deleted" or analysis["original_text"] is None
+    if number is not None and gone:
+        raise not_found("such row in this chat")
+    return Pointed(chat_set.task, chat_set.labels, chat_set.rows, number, analysis)
