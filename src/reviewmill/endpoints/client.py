@@ -1,6 +1,8 @@
 """The one client: chat completions on any OpenAI-compatible server, with retries and errors that say what to do.
 
-This is the only layer that retries: the openai package is told not to.
+This is the only layer that retries: the openai package is told not to. Completions go over a thin path of their own
+(`http1`), because the package takes longer for a request than a fast engine for a comment; it still judges what is no
+success, and does what the thin path does not know (proxies).
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ import hashlib
 import json
 import logging
 import time
+import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final
 
 import httpx2
 import openai
 import stamina
+from pydantic_core import from_json
 
+from reviewmill.endpoints.http1 import HttpPool
 from reviewmill.errors import (
     AnswerError,
     ContextOverflowError,
@@ -114,6 +120,7 @@ class EndpointClient:
         self._api_key = checked_key(api_key)
         self._http: httpx2.AsyncClient | None = None
         self._openai: openai.AsyncOpenAI | None = None
+        self._thin: HttpPool | None = None
 
     async def __aenter__(self) -> EndpointClient:
         return self
@@ -126,6 +133,9 @@ class EndpointClient:
     async def aclose(self) -> None:
         """Close the connections; a later request opens new ones."""
         held, self._openai, self._http = self._openai, None, None
+        thin, self._thin = self._thin, None
+        if thin is not None:
+            thin.close()
         if held is not None:
             await held.close()
 
@@ -216,16 +226,21 @@ class EndpointClient:
             messages: the conversation (`role`, `content`).
             max_tokens: bound on generated tokens.
             top_logprobs: how many alternatives to list at each token; 0 asks for no log-probabilities.
-            constraint: further request fields that make the server enforce a format; `response_format` goes as it
-                is, everything else into the request's body.
+            constraint: further request fields that make the server enforce a format.
 
         Raises:
             EndpointError: after all attempts; the subclass says which kind.
         """
-        request = dict(constraint or {})
-        known: dict[str, Any] = {key: request.pop(key) for key in ("response_format",) if key in request}
+        request: dict[str, Any] = {
+            "model": self.model or "",
+            "messages": messages,
+            "temperature": 0,
+            "max_tokens": max_tokens,
+            **(constraint or {}),
+        }
         if top_logprobs:
-            known |= {"logprobs": True, "top_logprobs": top_logprobs}
+            request |= {"logprobs": True, "top_logprobs": top_logprobs}
+        body = json.dumps(request).encode()
         try:
             async for attempt in stamina.retry_context(
                 on=_Retries(), attempts=self.attempts, timeout=None, wait_initial=0.5, wait_max=_LONGEST_WAIT
@@ -233,19 +248,38 @@ class EndpointClient:
                 with attempt:
                     began = time.perf_counter()
                     async with asyncio.timeout(self.timeout):
-                        # Raw, because the package trips over an answer that is not what it expects.
-                        raw = await self._server().chat.completions.with_raw_response.create(
-                            model=self.model or "",
-                            messages=messages,  # type: ignore[arg-type]
-                            temperature=0,
-                            max_tokens=max_tokens,
-                            extra_body=request or None,
-                            **known,
-                        )
-                    return _completion(raw.content, (time.perf_counter() - began) * 1000)
+                        content = await self._post("/chat/completions", body)
+                    return _completion(content, (time.perf_counter() - began) * 1000)
         except (openai.OpenAIError, TimeoutError) as error:
             raise self._failure(error, self.timeout) from error
         raise AssertionError("unreachable: the retry loop returns or raises")
+
+    async def _post(self, path: str, body: bytes) -> bytes:
+        """Send JSON, one attempt; the body of the answer.
+
+        Raises:
+            openai.OpenAIError: it is not a success, or none came.
+        """
+        url = self.url + path
+        if _has_proxy(self.url):
+            headers = {"Authorization": f"Bearer {self._api_key or 'none'}", "Content-Type": "application/json"}
+            try:
+                reply = await self._connections().post(url, content=body, headers=headers)
+            except httpx2.TransportError as error:
+                raise openai.APIConnectionError(request=httpx2.Request("POST", url)) from error
+            status, content, headers = reply.status_code, reply.content, dict(reply.headers)
+        else:
+            if self._thin is None:
+                key = {"Authorization": f"Bearer {self._api_key or 'none'}"}
+                self._thin = HttpPool(self.url, key, connect_timeout=min(_CONNECT_TIMEOUT, self.timeout))
+            try:
+                thin = await self._thin.post(path, body)
+            except OSError as error:
+                raise openai.APIConnectionError(request=httpx2.Request("POST", url)) from error
+            status, content, headers = thin.status, thin.body, thin.headers
+        if 200 <= status < 300:
+            return content
+        raise _status_error(url, status, headers, content)
 
     @asynccontextmanager
     async def forward(self, body: Mapping[str, Any]) -> AsyncIterator[Forwarded]:
@@ -333,6 +367,33 @@ def base_url(url: str) -> str:
     return trimmed if parsed.path.rstrip("/") else f"{trimmed}/v1"
 
 
+def _status_error(url: str, status: int, headers: Mapping[str, str], content: bytes) -> openai.APIStatusError:
+    """The package's own error for an answer that is no success."""
+    kept = {name: headers[name].encode("latin-1", "replace") for name in ("retry-after", "location") if name in headers}
+    response = httpx2.Response(status, headers=kept, content=content, request=httpx2.Request("POST", url))
+    try:
+        body = json.loads(content)
+        body = body.get("error", body) if isinstance(body, dict) else body
+    except ValueError:
+        body = content.decode(errors="replace")
+    kind = openai.APIStatusError
+    if status == 429:
+        kind = openai.RateLimitError
+    elif status >= 500:
+        kind = openai.InternalServerError
+    return kind(f"Error code: {status} - {body}", response=response, body=body)
+
+
+@lru_cache
+def _has_proxy(url: str) -> bool:
+    """Whether the environment puts a proxy between us and this server."""
+    parsed = httpx2.URL(url)
+    if is_this_machine(parsed.host):
+        return False
+    proxies = urllib.request.getproxies()
+    return bool(proxies.get(parsed.scheme) or proxies.get("all")) and not urllib.request.proxy_bypass(parsed.host)
+
+
 class _Retries:
     """Decides, for one request, whether to try again and after how long.
 
@@ -415,7 +476,7 @@ def _said(error: openai.APIStatusError) -> str:
 def _completion(content: bytes, latency_ms: float) -> Completion:
     """Read a reply; servers differ in what they leave out, so only the text is taken for granted."""
     try:
-        reply = json.loads(content)
+        reply = from_json(content)
         choice = reply["choices"][0]
         usage = reply.get("usage") or {}
         return Completion(
