@@ -244,6 +244,8 @@ class StubEndpoint(Knobs):
             return _json_answer(obeyed["json_schema"], comment)
         if obeyed:
             name, value = next(iter(obeyed.items()))
+            if name == "regex" and value.startswith(r"\{"):
+                return _json_answer(_schema_of(value), comment)
             labels = _labels(name, value)
             label = decide(comment, labels)
             words = keywords(comment) if name in {"grammar", "regex"} and ("kw" in value or "{1," in value) else []
@@ -319,6 +321,15 @@ def _labels(name: str, value: Any) -> list[str]:
         return [str(json.loads(literal)) for literal in re.findall(r'"(?:[^"\\]|\\.)+"', root)]
     head = re.match(r"\(([^)]*)\)", value)
     return [re.sub(r"\\(.)", r"\1", label) for label in (head[1] if head else value).split("|")]
+
+
+def _schema_of(regex: str) -> dict[str, Any]:
+    """The schema that a regular expression for JSON means."""
+    match = re.match(r'\\\{"(.+?)":"\(([^)]*)\)"', regex)
+    assert match, regex
+    labels = [re.sub(r"\\(.)", r"\1", label) for label in match[2].split("|")]
+    properties: dict[str, Any] = {match[1]: {"enum": labels}}
+    return {"properties": properties | ({"keywords": {}} if '"keywords"' in regex else {})}
 
 
 def _json_answer(schema: dict[str, Any], comment: str | None) -> tuple[str, str, str, list[str]]:

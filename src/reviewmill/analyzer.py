@@ -109,6 +109,7 @@ class AsyncSentimentAnalyzer:
                     self._resources.callback(cache.close)
                 connection = await connect(self.settings)
                 self._resources.push_async_callback(connection.aclose)
+                self.warnings.extend(note for note in connection.notes if note not in self.warnings)
                 labeller = Labeller(
                     connection, task=self.task, keywords=self.settings.keywords, wire=self.settings.wire
                 )

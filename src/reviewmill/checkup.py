@@ -53,7 +53,7 @@ def examine(settings: Settings, *, measure: bool) -> Iterator[Finding]:
     where = config_file()
     yield Finding("ok", "settings", str(where) if where else "built-in defaults, environment and arguments")
     hardware = detect(settings.models_dir)
-    yield from _machine(hardware, embedded=settings.endpoint is None)
+    yield from _machine(hardware, embedded=settings.endpoint is None and settings.engine != "vllm")
     yield _cache(settings)
     yield from asyncio.run(_endpoint(settings, measure=measure))
 
@@ -97,6 +97,7 @@ async def _endpoint(settings: Settings, *, measure: bool) -> list[Finding]:
     try:
         about = connection.about
         findings = [Finding("ok", "model", f"{about.model} on {about.endpoint}, {connection.concurrency} at once")]
+        findings += [Finding("ok", "engine", note) for note in connection.notes]
         findings += [Finding("warn", "endpoint", note) for note in connection.capabilities.fallbacks()]
         if measure:
             findings += await _speed(settings, connection)

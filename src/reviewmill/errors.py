@@ -219,6 +219,10 @@ class CursorError(StoreError):
     """A cursor of a list is none that the store gave out."""
 
 
+class ProcessError(ReviewmillError):
+    """A program that we run beside us cannot be started, watched or ended."""
+
+
 ROW_ERROR_TYPES: Final[dict[str, str]] = {
     "row_malformed": "the row could not be read (bad JSON, wrong number of fields, ...)",
     "text_missing": "the row has no text field, or its text is not a string",

@@ -90,7 +90,11 @@ class Settings(BaseSettings):
         env_prefix="REVIEWMILL_", env_ignore_empty=True, env_nested_delimiter="__", extra="forbid"
     )
 
-    endpoint: str | None = Field(None, description="URL of an OpenAI-compatible server; none: the embedded one")
+    endpoint: str | None = Field(None, description="URL of an OpenAI-compatible server; none: see `engine`")
+    engine: Literal["auto", "embedded", "vllm"] = Field(
+        "auto",
+        description="without an endpoint: embedded, the vLLM of `reviewmill engine`, or that if it runs",
+    )
     model: str = Field(DEFAULT_MODEL, description="catalog name, a .gguf file, or the server's model name")
     api_key: SecretStr | None = Field(None, description="key for the endpoint")
     task: str = Field("sentiment", description="built-in task name or a task file")
@@ -112,6 +116,12 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of the embedded engine; none: all cores")
     slots: int = Field(16, ge=1, le=256, description="comments that the embedded engine works on at once")
 
+    gpu_layers: int | None = Field(
+        None,
+        ge=0,
+        description="layers of the embedded model on a GPU; none: as many as fit, if there is one",
+    )
+
     models_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("reviewmill") / "models",
         description="where model files are kept",
@@ -123,6 +133,11 @@ class Settings(BaseSettings):
     state_dir: Path = Field(
         default_factory=lambda: platformdirs.user_state_path("reviewmill"),
         description="where journals of runs that write to the screen are kept",
+    )
+
+    engine_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("reviewmill") / "engine",
+        description="where `reviewmill engine install` puts vLLM",
     )
 
     service: ServiceSettings = Field(default_factory=ServiceSettings, description="see `ServiceSettings`")

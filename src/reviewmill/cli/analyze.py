@@ -26,7 +26,9 @@ def analyze(
         str | None, typer.Option(help="Input format where the extension does not tell; stdin is text lines.")
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Without an endpoint: auto, embedded or vllm.")] = None,
     model: Annotated[str | None, typer.Option(help="Catalog name, .gguf file, or the server's model name.")] = None,
+    gpu_layers: Annotated[int | None, typer.Option(min=0, help="Layers of the embedded model on a GPU.")] = None,
     cache: Annotated[str | None, typer.Option(help="sqlite, sqlite:PATH, redis://…, or none.")] = None,
     keywords: Annotated[bool | None, typer.Option(help="Extract keywords; without, one token a comment.")] = None,
     wire: Annotated[str | None, typer.Option(help="Answer format: auto, compact, json or free.")] = None,
@@ -45,6 +47,8 @@ def analyze(
 
     settings = load_settings(
         endpoint=endpoint,
+        engine=engine,
+        gpu_layers=gpu_layers,
         model=model,
         cache=cache,
         keywords=keywords,

@@ -10,6 +10,7 @@ import typer
 def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Do not load the model to measure its speed.")] = False,
     endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server to look at.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Without an endpoint: auto, embedded or vllm.")] = None,
     model: Annotated[str | None, typer.Option(help="Catalog name, .gguf file, or the server's model name.")] = None,
     cache: Annotated[str | None, typer.Option(help="sqlite, sqlite:PATH, redis://…, or none.")] = None,
 ) -> None:
@@ -18,7 +19,9 @@ def doctor(
     from reviewmill.settings import load_settings
 
     healthy = True
-    for finding in examine(load_settings(endpoint=endpoint, model=model, cache=cache), measure=not quick):
+    for finding in examine(
+        load_settings(endpoint=endpoint, engine=engine, model=model, cache=cache), measure=not quick
+    ):
         mark, colour = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}[finding.state]
         typer.secho(f"{mark} ", fg=colour, nl=False)
         typer.echo(f"{finding.what}: {finding.said}")

@@ -43,6 +43,9 @@ _MODELS_TIMEOUT: Final = 10.0
 _LONGEST_WAIT: Final = 30.0
 _MOST_TIMEOUTS: Final = 2
 
+WEIGHTS_MARK: Final = "@weights-"
+"""Stands in a model's second name, between its name and the digest of its weights and of how they are computed."""
+
 # What changes while the model stays the same: clocks, vLLM's random permission ids, llama.cpp's and others' load state.
 _VOLATILE: Final = frozenset({"created", "permission", "status", "state", "loaded", "in_cache", "last_used"})
 
@@ -188,7 +191,8 @@ class EndpointClient:
         """Settle the model's name and return the model's fingerprint on this server.
 
         The fingerprint is the name and a digest of what the server says about the model (file, size, length, ...);
-        it does not hold the address, so that a server that moved still finds its cached answers.
+        it does not hold the address, so that a server that moved still finds its cached answers. Where the server also
+        lists NAME@weights-DIGEST (as the vLLM that we launch does), that is the fingerprint.
 
         Raises:
             EndpointRefusedError: the server does not serve that model, or several and none was named.
@@ -200,6 +204,8 @@ class EndpointClient:
             if self.model is None:
                 raise
             served = {}  # some gateways list nothing; the first question tells whether the name is right
+        digests: dict[str, str] = {name.partition(WEIGHTS_MARK)[0]: name for name in served if WEIGHTS_MARK in name}
+        served = {name: about for name, about in served.items() if WEIGHTS_MARK not in name}
         if self.model is None and len(served) == 1:
             self.model = next(iter(served))
         if self.model is None or (served and self.model not in served):
@@ -208,6 +214,8 @@ class EndpointClient:
                 f"{self.url} {wanted}; it serves: {', '.join(served) or 'nothing'}.",
                 hint="Name one of them with --model (or `model` in the settings).",
             )
+        if self.model in digests:
+            return digests[self.model]
         about = {key: value for key, value in served.get(self.model, {}).items() if key not in _VOLATILE}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:12]
         return f"{self.model}@{digest}"
@@ -455,6 +463,11 @@ def _refusal(error: openai.APIStatusError, url: str, model: str | None) -> Endpo
         return ContextOverflowError(
             f"{url} cannot take a text this long ({status}): {said}",
             hint="Lower `max_comment_chars`, or start the server with a longer context.",
+        )
+    if "chat template" in said.lower():
+        return EndpointRefusedError(
+            f"{url} has no chat template for {model!r} ({status}): {said}",
+            hint="Serve the instruct (chat) model, or start the server with --chat-template.",
         )
     hints = {
         401: "It wants a key: set REVIEWMILL_API_KEY.",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from reviewmill.endpoints import embedded
 from reviewmill.endpoints.capabilities import TOP_LOGPROBS, Capabilities, CapabilityMemory, probe
+from reviewmill.endpoints.vllm.running import Running, find_running, read_key
+from reviewmill.errors import ProcessError, SettingsError
 from reviewmill.models import LocalModel, detect, resolve
 from reviewmill.settings import DEFAULT_MODEL, Settings
 from reviewmill.tasks import Prompt
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from reviewmill.endpoints.client import EndpointClient
 
 REMOTE_CONCURRENCY: Final = 32
+MOST_CONCURRENCY: Final = 1024
 
 # llama.cpp's own server; tests/test_endpoints_real.py probes it and compares.
 EMBEDDED_CAPABILITIES: Final = Capabilities(grammar=True, json_schema=True, top_logprobs=TOP_LOGPROBS)
@@ -48,6 +51,7 @@ class Connection(Protocol):
     about: About
     capabilities: Capabilities
     concurrency: int
+    notes: tuple[str, ...]
 
     async def open(self, prompt: Prompt) -> EndpointClient:
         """Return a client that is ready for this prompt, starting what must be started.
@@ -62,6 +66,8 @@ class Connection(Protocol):
 
 class EmbeddedConnection:
     """The embedded engine with one GGUF file."""
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, settings: Settings, model: LocalModel) -> None:
         self.about = About(model.name, f"gguf:{model.sha256}", "embedded", model.sha256)
@@ -84,6 +90,7 @@ class EmbeddedConnection:
                     threads=self._settings.threads or detect().physical_cores,
                     slots=self._settings.slots,
                     prefix_dir=self._settings.cache_dir / "prefixes",
+                    gpu_layers=self._settings.gpu_layers,
                 )
             if self._client is None:
                 # Importing the openai package takes a second that a fully cached run need not pay.
@@ -112,8 +119,16 @@ class EmbeddedConnection:
 class RemoteConnection:
     """Any OpenAI-compatible server."""
 
-    def __init__(self, client: EndpointClient, about: About, capabilities: Capabilities, concurrency: int) -> None:
+    def __init__(
+        self,
+        client: EndpointClient,
+        about: About,
+        capabilities: Capabilities,
+        concurrency: int,
+        notes: tuple[str, ...] = (),
+    ) -> None:
         self.about = about
+        self.notes = notes
         self.capabilities = capabilities
         self.concurrency = concurrency
         self._client = client
@@ -133,16 +148,64 @@ async def connect(settings: Settings) -> Connection:
     Raises:
         ModelError: the embedded model is not on this machine.
         EndpointError: the server cannot be reached, or does not serve the model.
+        ProcessError: the vLLM that was asked for does not run.
+        SettingsError: an endpoint and an engine were asked for.
     """
-    if settings.endpoint is None:
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    if settings.endpoint is not None:
+        if settings.engine != "auto":
+            raise SettingsError(
+                f"There is an endpoint ({settings.endpoint}) and an engine ({settings.engine}).",
+                hint="Give one of the two.",
+            )
+        # The default names the embedded model; a server that serves one model needs no name.
+        named = None if settings.model == DEFAULT_MODEL else settings.model
+        return await _remote(settings, settings.endpoint, named, key, settings.concurrency or REMOTE_CONCURRENCY)
+    running = await asyncio.to_thread(_running_engine, settings)
+    if running is None:
         model = await asyncio.to_thread(resolve, settings.model, models_dir=settings.models_dir)
         return EmbeddedConnection(settings, model)
+    key = await asyncio.to_thread(read_key, settings)
+    # A quarter more than it works on, so that the next question is there when a place gets free.
+    concurrency = settings.concurrency or min(running.sequences * 5 // 4, MOST_CONCURRENCY)
+    named = settings.model if _names_model(settings) else running.model
+    note = f"Answers come from the vLLM that `reviewmill engine` runs: {running.model} at {running.url}."
+    notes = () if settings.engine == "vllm" else (f"{note} --engine embedded uses llama.cpp instead.",)
+    return await _remote(settings, running.url, named, key, concurrency, notes)
+
+
+def _names_model(settings: Settings) -> bool:
+    """Whether somebody named a model, be it the default one."""
+    return "model" in settings.model_fields_set
+
+
+def _running_engine(settings: Settings) -> Running | None:
+    """The vLLM of ours that is to answer; None: the embedded engine is.
+
+    Raises:
+        ProcessError: it was asked for, and is not ready.
+    """
+    if settings.engine == "embedded":
+        return None
+    wanted = settings.engine == "vllm"
+    running = find_running(settings)
+    if running is None or running.state not in {"ready", "unhealthy"}:
+        if not wanted:
+            return None
+        state = f"is {running.state}" if running else "does not run"
+        hint = "reviewmill engine status" if running else "reviewmill engine start"
+        raise ProcessError(f"The vLLM of `reviewmill engine` {state}.", hint=hint)
+    if not wanted and _names_model(settings) and settings.model != running.model:
+        return None
+    return running
+
+
+async def _remote(
+    settings: Settings, url: str, model: str | None, key: str | None, concurrency: int, notes: tuple[str, ...] = ()
+) -> RemoteConnection:
     from reviewmill.endpoints.client import EndpointClient
 
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    # The default names the embedded model; a server that serves one model needs no name.
-    named = None if settings.model == DEFAULT_MODEL else settings.model
-    client = EndpointClient(settings.endpoint, named, api_key=key, timeout=settings.timeout, attempts=settings.attempts)
+    client = EndpointClient(url, model, api_key=key, timeout=settings.timeout, attempts=settings.attempts)
     try:
         fingerprint = await client.identify()
         memory = CapabilityMemory(settings.cache_dir / "endpoints.json")
@@ -154,4 +217,4 @@ async def connect(settings: Settings) -> Connection:
         await client.aclose()
         raise
     about = About(str(client.model), fingerprint, client.url)
-    return RemoteConnection(client, about, capabilities, settings.concurrency or REMOTE_CONCURRENCY)
+    return RemoteConnection(client, about, capabilities, concurrency, notes)

@@ -39,12 +39,15 @@ class EmbeddedEngine:
         threads: CPU threads.
         slots: comments worked on at once.
         prefix_dir: where prefixes are kept.
+        gpu_layers: layers that a GPU computes; None: as many as fit, if this llama.cpp has a GPU.
 
     Raises:
-        ModelError: llama.cpp cannot load the file.
+        ModelError: llama.cpp cannot load the file, or layers are wanted on a GPU that it does not have.
     """
 
-    def __init__(self, path: Path, *, digest: str, threads: int, slots: int, prefix_dir: Path) -> None:
+    def __init__(
+        self, path: Path, *, digest: str, threads: int, slots: int, prefix_dir: Path, gpu_layers: int | None = None
+    ) -> None:
         # Loading the library takes part of a second that a fully cached run need not pay.
         import xllamacpp
 
@@ -60,8 +63,11 @@ class EmbeddedEngine:
         params.n_parallel = slots
         params.n_ctx = slots * CONTEXT_PER_SLOT
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        # On a CPU the plain attention is faster over a long cached prefix.
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        on_gpu = _on_gpu(xllamacpp, gpu_layers)
+        params.n_gpu_layers = gpu_layers if gpu_layers is not None else (-1 if on_gpu else 0)
+        if not on_gpu:
+            # On a CPU the plain attention is faster over a long cached prefix.
+            params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.hostnames = ["127.0.0.1"]
         params.port = 0
         params.api_keys = [self.api_key]
@@ -130,18 +136,37 @@ class EmbeddedEngine:
                 file.unlink()
 
 
+def _on_gpu(library: Any, layers: int | None) -> bool:
+    """Whether a GPU computes.
+
+    Raises:
+        ModelError: it is to compute some layers, and there is none that this llama.cpp can use: it would not say so,
+            and compute them on the processor.
+    """
+    cpu = library.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
+    devices = [device for device in library.get_device_info() if device["type"] != cpu]
+    if layers and not devices:
+        raise ModelError(
+            f"{layers} layers are to be computed on a GPU, and this llama.cpp has none.",
+            hint="Install a build of xllamacpp for the GPU (docs/serving.md), or set `gpu_layers` to 0.",
+        )
+    return bool(devices) and layers != 0
+
+
 _starter = ThreadPoolExecutor(1, "embedded")
 _lock = threading.Lock()
 _engines: dict[tuple[object, ...], tuple[EmbeddedEngine, int]] = {}
 
 
-async def acquire(path: Path, *, digest: str, threads: int, slots: int, prefix_dir: Path) -> EmbeddedEngine:
+async def acquire(
+    path: Path, *, digest: str, threads: int, slots: int, prefix_dir: Path, gpu_layers: int | None = None
+) -> EmbeddedEngine:
     """Return the running engine for this file, or start it; one process holds a model once.
 
     Raises:
         ModelError: the file cannot be loaded.
     """
-    starting = _starter.submit(_acquire, path, digest, threads, slots, prefix_dir)
+    starting = _starter.submit(_acquire, path, digest, threads, slots, prefix_dir, gpu_layers)
     try:
         return await asyncio.wrap_future(starting)
     except asyncio.CancelledError:
@@ -155,12 +180,16 @@ def _release_unwanted(started: Future[EmbeddedEngine]) -> None:
         release(started.result())
 
 
-def _acquire(path: Path, digest: str, threads: int, slots: int, prefix_dir: Path) -> EmbeddedEngine:
-    key = (digest, threads, slots)
+def _acquire(
+    path: Path, digest: str, threads: int, slots: int, prefix_dir: Path, gpu_layers: int | None
+) -> EmbeddedEngine:
+    key = (digest, threads, slots, gpu_layers)
     with _lock:
         engine, users = _engines.get(key, (None, 0))
         if engine is None:
-            engine = EmbeddedEngine(path, digest=digest, threads=threads, slots=slots, prefix_dir=prefix_dir)
+            engine = EmbeddedEngine(
+                path, digest=digest, threads=threads, slots=slots, prefix_dir=prefix_dir, gpu_layers=gpu_layers
+            )
         _engines[key] = (engine, users + 1)
         return engine
 

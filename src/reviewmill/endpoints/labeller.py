@@ -94,6 +94,9 @@ class Labeller:
             if able.choice and not self.keywords:
                 return {"structured_outputs": {"choice": list(self.task.label_names)}}
             return {"structured_outputs": {"regex": wire.regex}} if able.regex else {}
+        if able.regex and isinstance(wire, JsonWire):
+            # vLLM lets a schema's answer hold any white space, unless the whole server is told otherwise.
+            return {"structured_outputs": {"regex": wire.regex}}
         if able.json_schema and isinstance(wire, JsonWire):
             return json_schema_format("answer", wire.schema)
         return {}

@@ -9,24 +9,34 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_FLAGS: Final = {"avx2": "avx2", "avx512f": "avx512", "amx_tile": "amx", "asimd": "neon", "neon": "neon"}
+_FLAGS: Final = {
+    "avx2": "avx2",
+    "avx512f": "avx512",
+    "avx512_bf16": "avx512-bf16",
+    "amx_tile": "amx",
+    "asimd": "neon",
+    "neon": "neon",
+}
 _NVIDIA_SECONDS: Final = 2.0
+_GPU_LINE: Final = re.compile(r"(.+?)\s*,\s*(\d+)\s*,\s*(\d+)(?:\s*,\s*(?:(\d+)\.(\d+)|\[.*\]))?")
 _NO_LIMIT: Final = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU; memory in bytes."""
+    """One GPU; memory in bytes. `capability`: CUDA's (major, minor), None if its driver is too old to tell."""
 
     name: str
     memory_total: int
     memory_free: int
+    capability: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,7 @@ class Hardware:
         cpu: name of the processor.
         physical_cores, logical_cores: usable by this process.
         memory_total, memory_available: in bytes, within the limits of the control group.
-        features: of `avx2`, `avx512`, `amx`, `neon`.
+        features: of `avx2`, `avx512`, `avx512-bf16`, `amx`, `neon`.
         gpus: NVIDIA's; empty without `nvidia-smi` or if it does not answer within two seconds.
         disk_free: bytes free where models are kept; None if no folder was named.
     """
@@ -172,23 +182,28 @@ def _gpus() -> tuple[Gpu, ...]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
-    command = [program, "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(  # noqa: S603 - a fixed command
-            command, capture_output=True, text=True, timeout=_NVIDIA_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(gpu for line in answer.stdout.splitlines() if (gpu := _gpu(line)) is not None)
+    # Drivers before 2021 do not know compute_cap, and refuse the whole query.
+    for fields in ("name,memory.total,memory.free,compute_cap", "name,memory.total,memory.free"):
+        command = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+        try:
+            answer = subprocess.run(  # noqa: S603 - a fixed command
+                command, capture_output=True, text=True, timeout=_NVIDIA_SECONDS, check=True
+            )
+        except subprocess.CalledProcessError:
+            continue
+        except (OSError, subprocess.SubprocessError):
+            return ()
+        return tuple(gpu for line in answer.stdout.splitlines() if (gpu := _gpu(line)) is not None)
+    return ()
 
 
 def _gpu(line: str) -> Gpu | None:
     """One line of nvidia-smi's table (memory in MiB); None for a card that does not tell (`[N/A]`)."""
-    name, *memory = (cell.strip() for cell in line.rsplit(",", 2))
-    if len(memory) != 2 or not all(cell.isdigit() for cell in memory):
+    match = _GPU_LINE.fullmatch(line.strip())
+    if match is None:
         return None
-    total, free = (int(cell) << 20 for cell in memory)
-    return Gpu(name, total, free)
+    total, free = int(match[2]) << 20, int(match[3]) << 20
+    return Gpu(match[1], total, free, (int(match[4]), int(match[5])) if match[4] else None)
 
 
 def _disk_free(folder: Path) -> int:

@@ -222,14 +222,15 @@ class EngineRoom:
         error = attempt.exception()
         if error is None:
             self.connection, self._failure = attempt.result(), None
-            self.gate = self.gate or self._make_gate(self.connection.concurrency)
+            self.gate = self.gate or self._make_gate(self.connection)
         elif isinstance(error, ReviewmillError):
             self._failure = (time.monotonic(), error)
 
-    def _make_gate(self, capacity: int) -> Gate:
+    def _make_gate(self, connection: Connection) -> Gate:
+        capacity = connection.concurrency
         # A quarter of the places is never a job's, so that a single comment finds one at once.
         background = max(1, capacity * 3 // 4)
-        if self.settings.endpoint is None:
+        if connection.about.endpoint == "embedded":
             # The embedded engine is given more than it works on at once: beyond its slots they would only stand there.
             background = max(1, min(background, self.settings.slots - 2))
         service = self.settings.service

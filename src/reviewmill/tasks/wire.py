@@ -118,8 +118,7 @@ class CompactWire(_BaseWire):
     @cached_property
     def regex(self) -> str:
         """The same format as a regular expression (vLLM's `structured_outputs.regex`)."""
-        # Not re.escape: it also escapes spaces, dashes and #, which other engines' dialects need not know.
-        labels = "|".join(_METACHARACTERS.sub(r"\\\g<0>", name) for name in self.task.label_names)
+        labels = "|".join(_literal(name) for name in self.task.label_names)
         if not self.keywords:
             return f"({labels})"
         keyword = rf"[^|,，\n\r]{{1,{MAX_KEYWORD_CHARS}}}"
@@ -163,6 +162,16 @@ class JsonWire(_BaseWire):
             "additionalProperties": False,
         }
 
+    @cached_property
+    def regex(self) -> str:
+        """The format as a regular expression: without white space and escapes, in which small models run away."""
+        labels = "|".join(_literal(name) for name in self.task.label_names)
+        if not self.keywords:
+            return rf'\{{"{_literal(self.task.name)}":"({labels})"\}}'
+        keyword = rf'"[^"\\\n\r\t]{{1,{MAX_KEYWORD_CHARS}}}"'
+        listed = rf"({keyword}(,{keyword}){{0,{self.task.max_keywords - 1}}})?"
+        return rf'\{{"{_literal(self.task.name)}":"({labels})","keywords":\[{listed}\]\}}'
+
     def parse(self, text: str) -> Parsed:
         """Read the JSON back; a cut answer gives what it holds, and a bare label is understood too."""
         key = re.search(rf'"{re.escape(self.task.name)}"\s*:\s*"\s*', text)
@@ -181,6 +190,12 @@ class JsonWire(_BaseWire):
     def _may_grow(self, body: str, label: str) -> bool:
         """Whether the answer was cut inside what may have been a longer label: its quote is not closed."""
         return '"' not in body and any(name != label and name.startswith(body) for name in self.task.label_names)
+
+
+def _literal(text: str) -> str:
+    """A text as a regular expression that matches only it."""
+    # Not re.escape: it also escapes spaces, dashes and #, which other engines' dialects need not know.
+    return _METACHARACTERS.sub(r"\\\g<0>", text)
 
 
 def _is_label(body: str, name: str, terminators: tuple[str, ...]) -> bool:

@@ -1,0 +1,1 @@
+"""vLLM beside us: what fits a card and why (`plan`), and running it (`environment`, `launch`)."""
