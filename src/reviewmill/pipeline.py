@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from reviewmill.cache import AnswerCache
-from reviewmill.endpoints import About, Labeller, Priority
+from reviewmill.endpoints import Labeller, Priority
 from reviewmill.errors import EndpointError, ReviewmillError
-from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Provenance, Route, Status
+from reviewmill.schema import Analysis, Answer, AnsweredBy, Comment, ErrorInfo, Provenance, Route, Status
 from reviewmill.scoring import reweigh
 from reviewmill.settings import Settings
 from reviewmill.tasks import Task
@@ -78,15 +78,13 @@ class Assembler:
 
     Args:
         task: the task; the label stands under its name.
-        about: what answered.
-        prompt_id: names the prompt.
+        answerer: tells who gave an answer.
         review_below: confidence under which a person should look (0 to 1).
     """
 
-    def __init__(self, task: Task, about: About, prompt_id: str, review_below: float) -> None:
+    def __init__(self, task: Task, answerer: Callable[[Answer], AnsweredBy], review_below: float) -> None:
         self.task = task
-        self._about = about
-        self._prompt_id = prompt_id
+        self._answerer = answerer
         self._review_below = review_below
 
     def answered(self, prepared: Prepared, answer: Answer, route: Route) -> Analysis:
@@ -101,7 +99,7 @@ class Assembler:
         spans = locate(answer.keywords, prepared.cleaned)
         flags = list(dict.fromkeys((*prepared.cleaned.flags, *answer.flags)))
         unsure = confidence is None or confidence < self._review_below or not REVIEW_FLAGS.isdisjoint(flags)
-        analysis = self._frame(prepared, label, "ok", route)
+        analysis = self._frame(prepared, label, "ok", route, self._answerer(answer))
         analysis.update(
             confidence=confidence,
             probabilities=probabilities,
@@ -128,13 +126,19 @@ class Assembler:
             analysis["language"] = detect_language(prepared.cleaned.text)
         return analysis
 
-    def _frame(self, prepared: Prepared, label: str | None, status: Status, route: Route | None) -> Analysis:
-        by_model = route not in {None, "rule"}
+    def _frame(
+        self,
+        prepared: Prepared,
+        label: str | None,
+        status: Status,
+        route: Route | None,
+        by: AnsweredBy | None = None,
+    ) -> Analysis:
         provenance = Provenance(
-            model=self._about.model if by_model else None,
+            model=by.model if by else None,
             task=self.task.name,
-            prompt=self._prompt_id if by_model else None,
-            endpoint=self._about.endpoint if by_model else None,
+            prompt=by.prompt if by else None,
+            endpoint=by.endpoint if by else None,
             calibration=None,
             latency_ms=None,
         )
@@ -180,7 +184,7 @@ class Pipeline:
         self.settings = settings
         self.labeller = labeller
         self.cache = cache
-        self.assembler = Assembler(labeller.task, labeller.connection.about, labeller.prompt.id, settings.review_below)
+        self.assembler = Assembler(labeller.task, labeller.answerer, settings.review_below)
         self._in_flight: dict[tuple[bytes, Priority], _Shared] = {}
 
     def prepare(self, comment: Comment) -> Prepared:
@@ -197,10 +201,22 @@ class Pipeline:
         """Answers that the cache holds."""
         return await asyncio.to_thread(self.cache.get_many, keys) if self.cache is not None else {}
 
-    async def keep(self, answers: Mapping[bytes, Answer]) -> None:
-        """Put answers into the cache."""
-        if self.cache is not None and answers:
-            await asyncio.to_thread(self.cache.put_many, answers)
+    async def look_up(self, texts: Mapping[bytes, str]) -> dict[bytes, Answer]:
+        """Answers that the cache holds to cleaned texts, by the keys that name these (`labeller.key`)."""
+        if self.cache is None or not texts:
+            return {}
+        places = {key: self.labeller.cache_keys(text) for key, text in texts.items()}
+        found = await self.cached([place for several in places.values() for place in several])
+        answers = {key: next((found[at] for at in several if at in found), None) for key, several in places.items()}
+        return {key: answer for key, answer in answers.items() if answer is not None}
+
+    async def keep(self, answers: Iterable[tuple[str, Answer]]) -> None:
+        """Put answers to cleaned texts into the cache."""
+        if self.cache is None:
+            return
+        placed = [(self.labeller.cache_key(text, answer), answer) for text, answer in answers]
+        if kept := {key: answer for key, answer in placed if key is not None}:
+            await asyncio.to_thread(self.cache.put_many, kept)
 
     async def answer(self, text: str, priority: Priority = "interactive") -> tuple[Answer, Route]:
         """Answer one cleaned text: from the cache, from a request already under way, or from the model.
@@ -232,11 +248,11 @@ class Pipeline:
 
     async def _look_up_or_ask(self, text: str, priority: Priority) -> tuple[Answer, Route]:
         key = self.labeller.key(text)
-        found = (await self.cached([key])).get(key)
+        found = (await self.look_up({key: text})).get(key)
         if found is not None:
             return found, "cache"
         answer = await self.labeller.label(text, priority)
-        await self.keep({key: answer})
+        await self.keep([(text, answer)])
         return answer, "model"
 
     async def analyse(self, comment: Comment) -> Analysis:

@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from reviewmill.batch.journal import Journal, Outcome, Pending
 from reviewmill.batch.manifest import Manifest, Tally, describe_run
 from reviewmill.batch.read import Row, Source
 from reviewmill.batch.write import check_target, write_rows
-from reviewmill.endpoints import Connection
+from reviewmill.endpoints import Connection, PoolConnection
 from reviewmill.errors import (
     EndpointError,
     EndpointLostError,
@@ -156,6 +157,7 @@ class Run:
             except asyncio.CancelledError:
                 self._stopped = True  # the thread sees it at the next row, and removes its temporary file
                 raise
+            connection = self.pipeline.labeller.connection
             manifest = Manifest(
                 description=fingerprint,
                 tally=tally,
@@ -167,6 +169,7 @@ class Run:
                 started=started,
                 finished=time.time(),
                 sample=self._sample if tally.rows <= _SAMPLE else [],
+                endpoints=connection.report() if isinstance(connection, PoolConnection) else [],
             )
             manifest.write(self.output)
             if not tally.errors and not self._keep_journal:
@@ -186,7 +189,7 @@ class Run:
         while page := await asyncio.to_thread(lambda: list(islice(rows, _PAGE))):
             texts = await asyncio.to_thread(self._keyed, page)
             journal.add(texts)
-            await self._take_cached(journal, [key for key, _, _ in texts])
+            await self._take_cached(journal, {key: text for key, text, _ in texts})
             self.progress.rows += len(page)
             self._on_progress(self.progress)
         self.progress.routes = Counter(journal.counts())
@@ -201,9 +204,9 @@ class Run:
         texts = ((row.number, ready.text) for row, ready in zip(rows, prepared, strict=True))
         return [(self.pipeline.labeller.key(text), text, number) for number, text in texts if text is not None]
 
-    async def _take_cached(self, journal: Journal, keys: list[bytes]) -> None:
-        wanted = list(journal.unanswered(keys)) if keys else []
-        if wanted and (found := await self.pipeline.cached(wanted)):
+    async def _take_cached(self, journal: Journal, texts: dict[bytes, str]) -> None:
+        wanted = {key: texts[key] for key in journal.unanswered(list(texts))} if texts else {}
+        if wanted and (found := await self.pipeline.look_up(wanted)):
             journal.record({key: Outcome(answer, "cache", None) for key, answer in found.items()})
 
     # -- answer -------------------------------------------------------------------------------------------------
@@ -218,24 +221,27 @@ class Run:
         self.progress.began = time.perf_counter()
         pending = journal.pending()
         commit = _committer(lambda outcomes: self._commit(journal, outcomes))
+        left = self.progress.distinct - self.progress.done
+        pool = connection if isinstance(connection, PoolConnection) else None
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(connection.concurrency):
-                    group.create_task(self._work(pending, commit, connection.concurrency))
+            with pool.expecting(left) if pool is not None else nullcontext():
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(connection.concurrency, left)):
+                        group.create_task(self._work(pending, commit, connection))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         if self._insist and self._unreachable:
             raise self._lost_endpoint(self._unreachable)
 
-    async def _work(self, pending: Iterator[Pending], commit: Commit, concurrency: int) -> None:
+    async def _work(self, pending: Iterator[Pending], commit: Commit, connection: Connection) -> None:
         """Take texts one after another; a place in flight is free again only when its answer is committed."""
         for item in pending:
             outcome = await self._outcome(item)
-            await commit(item.key, outcome)
+            await commit(item, outcome)
             self.progress.routes[outcome.route or "error"] += 1
             self.progress.asked += outcome.error is None
             self._on_progress(self.progress)
-            if self._lost >= _GIVE_UP_AFTER * concurrency:
+            if self._lost >= _GIVE_UP_AFTER * connection.limit:
                 raise self._lost_endpoint(self._lost)
 
     def _lost_endpoint(self, comments: int) -> EndpointLostError:
@@ -255,9 +261,9 @@ class Run:
         self._lost = 0
         return Outcome(answer, "model", None)
 
-    async def _commit(self, journal: Journal, outcomes: dict[bytes, Outcome]) -> None:
-        journal.record(outcomes)
-        await self.pipeline.keep({key: outcome.answer for key, outcome in outcomes.items() if outcome.answer})
+    async def _commit(self, journal: Journal, outcomes: dict[Pending, Outcome]) -> None:
+        journal.record({item.key: outcome for item, outcome in outcomes.items()})
+        await self.pipeline.keep((item.text, outcome.answer) for item, outcome in outcomes.items() if outcome.answer)
 
     # -- write --------------------------------------------------------------------------------------------------
 
@@ -306,18 +312,18 @@ class Run:
         return assembler.answered(ready, outcome.answer, route)
 
 
-Commit = Callable[[bytes, Outcome], Awaitable[None]]
+Commit = Callable[[Pending, Outcome], Awaitable[None]]
 
 
-def _committer(write: Callable[[dict[bytes, Outcome]], Awaitable[None]]) -> Commit:
+def _committer(write: Callable[[dict[Pending, Outcome]], Awaitable[None]]) -> Commit:
     """Group commit: whoever commits waits until it is done; what arrives meanwhile goes in one next transaction."""
-    waiting: dict[bytes, Outcome] = {}
+    waiting: dict[Pending, Outcome] = {}
     turn = asyncio.Lock()
 
-    async def commit(key: bytes, outcome: Outcome) -> None:
-        waiting[key] = outcome
+    async def commit(item: Pending, outcome: Outcome) -> None:
+        waiting[item] = outcome
         async with turn:
-            if key in waiting:  # else the one before took it along
+            if item in waiting:  # else the one before took it along
                 batch = dict(waiting)
                 waiting.clear()
                 await write(batch)

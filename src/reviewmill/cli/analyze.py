@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from reviewmill.cli.endpoints import endpoint_arguments
+
 EXIT_ROWS_FAILED = 3
 
 
@@ -25,7 +27,10 @@ def analyze(
     format: Annotated[  # noqa: A002
         str | None, typer.Option(help="Input format where the extension does not tell; stdin is text lines.")
     ] = None,
-    endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="URL of an OpenAI-compatible server, or embedded; repeat for a pool.")
+    ] = None,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Let endpoints with different models share the work.")] = False,
     engine: Annotated[str | None, typer.Option(help="Without an endpoint: auto, embedded or vllm.")] = None,
     model: Annotated[str | None, typer.Option(help="Catalog name, .gguf file, or the server's model name.")] = None,
     gpu_layers: Annotated[int | None, typer.Option(min=0, help="Layers of the embedded model on a GPU.")] = None,
@@ -46,7 +51,8 @@ def analyze(
     from reviewmill.settings import load_settings
 
     settings = load_settings(
-        endpoint=endpoint,
+        **endpoint_arguments(endpoint),
+        mixed=mixed or None,
         engine=engine,
         gpu_layers=gpu_layers,
         model=model,

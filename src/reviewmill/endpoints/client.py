@@ -13,7 +13,7 @@ import json
 import logging
 import time
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +26,8 @@ import stamina
 from pydantic_core import from_json
 
 from reviewmill.endpoints.http1 import HttpPool
+from reviewmill.endpoints.limiter import Limiter
+from reviewmill.endpoints.load import slots_of, watch_line
 from reviewmill.errors import (
     AnswerError,
     ContextOverflowError,
@@ -109,6 +111,10 @@ class EndpointClient:
         timeout: seconds that one request may take.
         attempts: tries of one request, the first included.
 
+    Attributes:
+        on_overload: called whenever the server refuses a request for its load (429, 503), or is silent, before the
+            request is tried again.
+
     Raises:
         SettingsError: the URL is not an http(s) URL, or the key cannot stand in an HTTP header.
     """
@@ -120,6 +126,7 @@ class EndpointClient:
         self.model = model
         self.timeout = timeout
         self.attempts = attempts
+        self.on_overload: Callable[[], None] | None = None
         self._api_key = checked_key(api_key)
         self._http: httpx2.AsyncClient | None = None
         self._openai: openai.AsyncOpenAI | None = None
@@ -135,12 +142,12 @@ class EndpointClient:
 
     async def aclose(self) -> None:
         """Close the connections; a later request opens new ones."""
-        held, self._openai, self._http = self._openai, None, None
+        http, self._http, self._openai = self._http, None, None
         thin, self._thin = self._thin, None
         if thin is not None:
             thin.close()
-        if held is not None:
-            await held.close()
+        if http is not None:
+            await http.aclose()
 
     def _connections(self) -> httpx2.AsyncClient:
         if self._http is None:
@@ -149,7 +156,10 @@ class EndpointClient:
             # One connection a request in flight; the default pool of 100 would queue without saying so.
             limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
             self._http = httpx2.AsyncClient(
-                timeout=timeout, limits=limits, trust_env=not is_this_machine(httpx2.URL(self.url).host)
+                timeout=timeout,
+                limits=limits,
+                trust_env=not is_this_machine(httpx2.URL(self.url).host),
+                headers={"Authorization": f"Bearer {self._api_key or 'none'}"},
             )
         return self._http
 
@@ -220,6 +230,14 @@ class EndpointClient:
         digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:12]
         return f"{self.model}@{digest}"
 
+    async def watch(self, limiter: Limiter) -> None:
+        """Tell the limiter of the engine's own line, once a second, if it shows one; until cancelled."""
+        await watch_line(self._connections(), self.url, limiter)
+
+    async def slots(self) -> int | None:
+        """How many requests the engine works on at once, where it says so (llama.cpp)."""
+        return await slots_of(self._connections(), self.url)
+
     async def complete(
         self,
         messages: list[dict[str, str]],
@@ -251,7 +269,7 @@ class EndpointClient:
         body = json.dumps(request).encode()
         try:
             async for attempt in stamina.retry_context(
-                on=_Retries(), attempts=self.attempts, timeout=None, wait_initial=0.5, wait_max=_LONGEST_WAIT
+                on=_Retries(self.on_overload), attempts=self.attempts, timeout=None, wait_initial=0.5, wait_max=_LONGEST_WAIT
             ):
                 with attempt:
                     began = time.perf_counter()
@@ -270,7 +288,7 @@ class EndpointClient:
         """
         url = self.url + path
         if _has_proxy(self.url):
-            headers = {"Authorization": f"Bearer {self._api_key or 'none'}", "Content-Type": "application/json"}
+            headers = {"Content-Type": "application/json"}
             try:
                 reply = await self._connections().post(url, content=body, headers=headers)
             except httpx2.TransportError as error:
@@ -304,7 +322,7 @@ class EndpointClient:
             "POST",
             f"{self.url}/chat/completions",
             content=json.dumps({**body, "model": self.model}).encode(),
-            headers={"Authorization": f"Bearer {self._api_key or 'none'}", "Content-Type": "application/json"},
+            headers={"Content-Type": "application/json"},
         )
         with self._explained(request):
             async with asyncio.timeout(self.timeout):
@@ -408,10 +426,16 @@ class _Retries:
     Cancellation is none of these errors, so Ctrl-C ends a request at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_overload: Callable[[], None] | None) -> None:
         self.timeouts = 0
+        self._on_overload = on_overload
 
     def __call__(self, error: Exception) -> bool | float:
+        if self._on_overload is not None and (
+            isinstance(error, TimeoutError)
+            or (isinstance(error, openai.APIStatusError) and error.status_code in {429, 503})
+        ):
+            self._on_overload()
         if isinstance(error, openai.RateLimitError | openai.InternalServerError):
             seconds = retry_after_seconds(error.response.headers.get("retry-after", ""))
             return True if seconds is None else min(seconds, _LONGEST_WAIT)
@@ -432,7 +456,10 @@ def translate(error: Exception, url: str, model: str | None, *, seconds: float |
         seconds: the time limit that the request ran under.
     """
     if isinstance(error, openai.APIStatusError):
-        return _refusal(error, url, model)
+        refusal = _refusal(error, url, model)
+        refusal.status = error.status_code
+        refusal.retry_after = retry_after_seconds(error.response.headers.get("retry-after", ""))
+        return refusal
     cause = error.__cause__ or error
     # A packet filter that drops connections looks like a timeout, and is none of the model.
     connected = not isinstance(cause, httpx2.ConnectTimeout)

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from reviewmill.endpoints.capabilities import json_schema_format
+from reviewmill.endpoints.capabilities import Capabilities, json_schema_format
 from reviewmill.endpoints.connection import Connection
 from reviewmill.endpoints.gate import Gate, Priority
-from reviewmill.errors import AnswerCutError, AnswerError, ContextOverflowError
-from reviewmill.schema import KEY_BYTES, TEXT_PREFIX_BYTES, Answer
+from reviewmill.endpoints.limiter import Limiter, Place
+from reviewmill.errors import AnswerCutError, AnswerError, ContextOverflowError, EndpointError
+from reviewmill.schema import KEY_BYTES, TEXT_PREFIX_BYTES, Answer, AnsweredBy
 from reviewmill.scoring import score_labels
 from reviewmill.tasks import CompactWire, JsonWire, Parsed, Prompt, Task, Wire, drop_orders, render
 
@@ -44,6 +45,8 @@ class Labeller:
         keywords: whether to ask for keywords.
         wire: answer format; `auto` takes the shortest that the server can enforce.
         gate: decides whose turn it is; None: whoever asks, asks at once.
+        capabilities: what may be asked of the connection; None: all that it can do.
+        names_itself: write into each answer who gave it.
     """
 
     def __init__(
@@ -54,10 +57,12 @@ class Labeller:
         keywords: bool,
         wire: WireName = "auto",
         gate: Gate | None = None,
+        capabilities: Capabilities | None = None,
+        names_itself: bool = False,
     ) -> None:
         self.connection = connection
         self._gate = gate
-        self.capabilities = connection.capabilities
+        self.capabilities = capabilities or connection.capabilities
         self.task = task
         self.keywords = keywords and task.keywords
         self.wire: Wire = self._choose_wire(wire)
@@ -78,6 +83,12 @@ class Labeller:
                 ]
             ).encode()
         ).digest()
+        about = connection.about
+        by = AnsweredBy(
+            model=about.model, fingerprint=about.fingerprint, endpoint=about.endpoint, prompt=self.prompt.id
+        )
+        self._by = by if names_itself else None
+        self.prompt_id, self.wire_name = self.prompt.id, self.wire.name
 
     def _choose_wire(self, wanted: WireName) -> Wire:
         able = self.capabilities
@@ -110,6 +121,26 @@ class Labeller:
         whole = hashlib.sha256(self._frame + _encoded(text)).digest()
         return self.text_prefix(text) + whole[: KEY_BYTES - TEXT_PREFIX_BYTES]
 
+    def cache_keys(self, text: str) -> tuple[bytes, ...]:
+        """The keys under which an answer to this text may lie in the cache, the best first."""
+        return (self.key(text),)
+
+    def cache_key(self, text: str, answer: Answer) -> bytes | None:
+        """The key under which this answer belongs into the cache; None: nobody would find it."""
+        return self.key(text)
+
+    def gave(self, answer: Answer) -> bool:
+        """Whether this is an answer of this model to this prompt."""
+        by = answer.by
+        return by is not None and (by.fingerprint, by.prompt) == (self.connection.about.fingerprint, self.prompt.id)
+
+    def answerer(self, answer: Answer) -> AnsweredBy:
+        """Who gave this answer. Its `fingerprint` names the model: what is calibrated, is calibrated for that."""
+        about = self.connection.about
+        return answer.by or AnsweredBy(
+            model=about.model, fingerprint=about.fingerprint, endpoint=about.endpoint, prompt=self.prompt.id
+        )
+
     @staticmethod
     def text_prefix(text: str) -> bytes:
         """The first 16 bytes of every key about this cleaned text: the beginning of its SHA-256 (as UTF-8)."""
@@ -124,13 +155,28 @@ class Labeller:
             EndpointError: no usable answer, retries included.
             BusyError: too many interactive comments wait already.
         """
-        async with self._place(priority):
-            return await self._label_fitting(text)
+        async with self._place(priority), self._limited() as place:
+            try:
+                answer = await self.label_here(text)
+            except EndpointError as error:
+                place.outcome = "overloaded" if error.is_overload else "failed"
+                raise
+            place.outcome = "answered"
+            return answer
+
+    def _limited(self) -> AbstractAsyncContextManager[Place]:
+        limiter: Limiter | None = getattr(self.connection, "limiter", None)
+        return limiter.place() if limiter is not None else nullcontext(Place())
 
     def _place(self, priority: Priority) -> AbstractAsyncContextManager[None]:
         return self._gate.place(priority) if self._gate is not None else nullcontext()
 
-    async def _label_fitting(self, text: str) -> Answer:
+    async def label_here(self, text: str) -> Answer:
+        """The same, at once: whoever calls this has a place.
+
+        Raises:
+            EndpointError: no usable answer, retries included.
+        """
         text, ordered = drop_orders(text, self.task)
         flags = ("order_dropped",) if ordered else ()
         for shortened in range(_SHORTENINGS + 1):
@@ -195,6 +241,7 @@ class Labeller:
             tokens_in=reply.tokens_in,
             tokens_out=reply.tokens_out,
             latency_ms=round(reply.latency_ms, 1),
+            by=self._by,
         )
 
     def _unreadable(self, reply: Completion) -> AnswerError:

@@ -54,6 +54,7 @@ class Limiter:
     Attributes:
         limit: requests that may be with the engine now.
         in_flight: requests that are.
+        listeners: called whenever the limit has changed.
         latency: moving mean of an answer's time, seconds; None before the first.
         rate: answers a second, as last measured with the limit in use; None before.
     """
@@ -71,6 +72,7 @@ class Limiter:
         self.in_flight = 0
         self.latency: float | None = None
         self.rate: float | None = None
+        self.listeners: list[Callable[[], None]] = []
         self._fixed = fixed
         self._clock = clock
         self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
@@ -102,7 +104,7 @@ class Limiter:
         if outcome == "answered":
             self._answered(seconds)
         elif outcome == "overloaded":
-            self._cut(seconds)
+            self.overloaded(seconds)
         self._admit()
 
     @asynccontextmanager
@@ -179,8 +181,12 @@ class Limiter:
                 return
         self._begin_window(settle=0)
 
-    def _cut(self, seconds: float) -> None:
-        """Halve, once for all the requests that were under way together."""
+    def overloaded(self, seconds: float = 0.0) -> None:
+        """Halve the limit, once for all the requests that were under way together.
+
+        Args:
+            seconds: how long the refused request took.
+        """
         now = self._clock()
         if self._fixed or now - self._cut_at < max(seconds, self.latency or 0.0):
             return
@@ -189,12 +195,20 @@ class Limiter:
         self._search.settle()
         self._set(self.limit // 2)
 
+    def restart(self) -> None:
+        """Begin anew, carefully: the engine was away."""
+        if not self._fixed:
+            self._search, self._doubling = _Search(), True
+            self._set(max(1, self.limit // 4))
+
     def _set(self, limit: int) -> None:
-        grown = limit > self.limit
-        self.limit = max(1, min(limit, self.most))
-        self._begin_window(settle=self.limit)
-        if grown:
+        limit = max(1, min(limit, self.most))
+        changed, self.limit = limit != self.limit, limit
+        self._begin_window(settle=self.limit if changed else 0)
+        if changed:
             self._admit()
+            for listener in self.listeners:
+                listener()
 
     def _begin_window(self, *, settle: int) -> None:
         """Start counting; the first answers after a change were still asked for under the old limit."""
