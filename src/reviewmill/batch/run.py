@@ -177,7 +177,8 @@ class Run:
         return manifest
 
     def _notes(self) -> list[str]:
-        notes = [*self.pipeline.labeller.capabilities.fallbacks(), *self.warnings]
+        labeller = self.pipeline.labeller
+        notes = list(dict.fromkeys((*labeller.capabilities.fallbacks(), *self.warnings, *labeller.connection.notes)))
         if self.pipeline.labeller.capabilities.top_logprobs:
             notes.append("`confidence` is the model's own probability of the label; it is not calibrated.")
         return notes

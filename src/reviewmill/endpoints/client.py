@@ -13,12 +13,12 @@ import json
 import logging
 import time
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import httpx2
 import openai
@@ -77,7 +77,7 @@ class Completion:
     """
 
     text: str
-    steps: tuple[TokenStep, ...] | None
+    steps: Sequence[TokenStep] | None
     finish_reason: str
     tokens_in: int
     tokens_out: int
@@ -257,28 +257,40 @@ class EndpointClient:
         Raises:
             EndpointError: after all attempts; the subclass says which kind.
         """
-        request: dict[str, Any] = {
-            "model": self.model or "",
-            "messages": messages,
-            "temperature": 0,
-            "max_tokens": max_tokens,
-            **(constraint or {}),
-        }
+        fields: dict[str, Any] = {"model": self.model or "", "temperature": 0, "max_tokens": max_tokens}
         if top_logprobs:
-            request |= {"logprobs": True, "top_logprobs": top_logprobs}
-        body = json.dumps(request).encode()
+            fields |= {"logprobs": True, "top_logprobs": top_logprobs}
+        fields |= constraint or {}
+        before = _encoded(tuple((message["role"], message["content"]) for message in messages[:-1]))
+        body = f'{{"messages": [{before}{json.dumps(messages[-1])}], {json.dumps(fields)[1:]}'.encode()
+        failed: Exception | None = None
+        try:
+            # The library that counts retries costs more than the rest of the request: most need none.
+            return await self._once(body)
+        except (openai.OpenAIError, TimeoutError) as error:
+            failed = error
         try:
             async for attempt in stamina.retry_context(
-                on=_Retries(self.on_overload), attempts=self.attempts, timeout=None, wait_initial=0.5, wait_max=_LONGEST_WAIT
+                on=_Retries(self.on_overload),
+                attempts=self.attempts,
+                timeout=None,
+                wait_initial=0.5,
+                wait_max=_LONGEST_WAIT,
             ):
                 with attempt:
-                    began = time.perf_counter()
-                    async with asyncio.timeout(self.timeout):
-                        content = await self._post("/chat/completions", body)
-                    return _completion(content, (time.perf_counter() - began) * 1000)
+                    if failed is not None:
+                        first, failed = failed, None
+                        raise first
+                    return await self._once(body)
         except (openai.OpenAIError, TimeoutError) as error:
             raise self._failure(error, self.timeout) from error
         raise AssertionError("unreachable: the retry loop returns or raises")
+
+    async def _once(self, body: bytes) -> Completion:
+        began = time.perf_counter()
+        async with asyncio.timeout(self.timeout):
+            content = await self._post("/chat/completions", body)
+        return _completion(content, (time.perf_counter() - began) * 1000)
 
     async def _post(self, path: str, body: bytes) -> bytes:
         """Send JSON, one attempt; the body of the answer.
@@ -531,18 +543,46 @@ def _completion(content: bytes, latency_ms: float) -> Completion:
         raise openai.OpenAIError(repr(content[:200].decode(errors="replace"))) from error
 
 
-def _steps(logprobs: dict[str, Any] | None) -> tuple[TokenStep, ...] | None:
+class _Steps(Sequence[TokenStep]):
+    """Tokens that are read when they are looked at: of an answer's twenty times ten, scoring looks at the first few."""
+
+    def __init__(self, content: list[dict[str, Any]]) -> None:
+        self._content = content
+        self._first = self._read(content[0])  # a server that lists nonsense is found out at once
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    @overload
+    def __getitem__(self, at: int) -> TokenStep: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[TokenStep]: ...
+    def __getitem__(self, at: int | slice) -> TokenStep | Sequence[TokenStep]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        return self._first if at == 0 else self._read(self._content[at])
+
+    @staticmethod
+    def _read(item: dict[str, Any]) -> TokenStep:
+        try:
+            top = tuple([(_bytes(each), float(each["logprob"])) for each in item.get("top_logprobs") or ()])
+            return TokenStep(_bytes(item), float(item["logprob"]), top)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise AnswerError(
+                f"The endpoint lists log-probabilities that cannot be read: {str(item)[:80]!r}.",
+                hint="Is it an OpenAI-compatible server?",
+            ) from error
+
+
+def _steps(logprobs: dict[str, Any] | None) -> Sequence[TokenStep] | None:
     content = (logprobs or {}).get("content")
-    if not content:
-        return None
-    return tuple(
-        TokenStep(
-            _bytes(item),
-            float(item["logprob"]),
-            tuple((_bytes(top), float(top["logprob"])) for top in item.get("top_logprobs") or ()),
-        )
-        for item in content
-    )
+    return _Steps(content) if content else None
+
+
+@lru_cache(64)
+def _encoded(messages: tuple[tuple[str, str], ...]) -> str:
+    """The beginning of a conversation as JSON: it is the same for every comment."""
+    return "".join(json.dumps({"role": role, "content": content}) + ", " for role, content in messages)
 
 
 def _bytes(item: dict[str, Any]) -> bytes:

@@ -20,7 +20,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from reviewmill.endpoints.capabilities import Capabilities
-from reviewmill.endpoints.connection import About, Connection, EmbeddedConnection, RemoteConnection, connect
+from reviewmill.endpoints.connection import (
+    EMBEDDED,
+    About,
+    Connection,
+    EmbeddedConnection,
+    RemoteConnection,
+    connect,
+)
 from reviewmill.endpoints.member import Member
 from reviewmill.endpoints.question import Question
 from reviewmill.errors import (
@@ -51,6 +58,7 @@ _SILENCE_LATENCIES: Final = 4
 _MOST_WAIT_S: Final = 30.0
 _WELL_SOONER: Final = 0.8
 _AHEAD: Final = 16
+_FOR_OTHERS_S: Final = 3.0
 
 
 class PoolConnection:
@@ -151,6 +159,10 @@ class PoolConnection:
             self._runs -= 1
             if not self._runs:  # else what this one did not ask only puts the end of the others off
                 self._expected = None
+
+    def await_member(self, member: Member, connecting: asyncio.Task[Connection]) -> None:
+        """Take a member in once it is connected."""
+        self._looks[member] = asyncio.create_task(self._look(member, connecting))
 
     # --- questions ---
 
@@ -383,11 +395,11 @@ class PoolConnection:
         if look is None or look.done():
             self._looks[member] = asyncio.create_task(self._look(member))
 
-    async def _look(self, member: Member) -> None:
+    async def _look(self, member: Member, connecting: asyncio.Task[Connection] | None = None) -> None:
         """Look whether it is there, and serves what it should."""
         try:
             async with asyncio.timeout(_LOOK_TIMEOUT_S if member.connection is not None else None):
-                connection = await self._reached(member)
+                connection = await (connecting or self._reached(member))
         except TimeoutError:
             self._send_away(member, f"It was silent for {_LOOK_TIMEOUT_S:g} s.")
         except EndpointRefusedError as error:
@@ -510,33 +522,69 @@ async def connect_pool(settings: Settings) -> PoolConnection:
     Raises:
         SettingsError: the endpoints have different models and that was not asked for, or one is named twice.
         EndpointUnreachableError: none of them answers.
-        ReviewmillError: there is one endpoint only, and this is why it does not answer.
+        ReviewmillError: the embedded engine is one of them, and cannot be.
     """
     members = [Member(spec) for spec in settings.endpoints]
     names = [spec.url.rstrip("/").removesuffix("/v1") for spec in settings.endpoints]
     if len(set(names)) < len(names):
         raise SettingsError("An endpoint is named twice.", hint="Each endpoint of a pool is another server.")
-    found = await asyncio.gather(
-        *(connect(member_settings(settings, member.spec)) for member in members), return_exceptions=True
-    )
-    for member, each in zip(members, found, strict=True):
-        if isinstance(each, EndpointRefusedError):
-            member.is_refused(each.message)
-        elif isinstance(each, EndpointError):
-            member.is_out(each.message)
-        elif not isinstance(each, BaseException):
-            member.is_up(each)
-    reached = [each for each in found if not isinstance(each, BaseException)]
+    connecting = {
+        member: asyncio.create_task(connect(member_settings(settings, member.spec)), name=member.spec.url)
+        for member in members
+    }
     try:
-        for each in found:
-            if isinstance(each, BaseException) and not isinstance(each, EndpointError):
-                raise each
+        await _first_ones(list(connecting.values()))
+        reached = []
+        for member, attempt in connecting.items():
+            if (connection := _reached_by(member, attempt)) is not None:
+                reached.append(connection)
         pool = PoolConnection(settings, members, *_what_answers(settings, reached, members))
     except BaseException:
-        for connection in reached:
-            await connection.aclose()
+        for attempt in connecting.values():
+            attempt.cancel()
+        for each in await asyncio.gather(*connecting.values(), return_exceptions=True):
+            if not isinstance(each, BaseException):
+                await each.aclose()
         raise
+    for member, attempt in connecting.items():
+        if not attempt.done():
+            pool.await_member(member, attempt)
     return pool
+
+
+async def _first_ones(attempts: list[asyncio.Task[Connection]]) -> None:
+    """Wait until one endpoint is connected, and a little for the others: a slow one needs long to show what it can."""
+    pending = set(attempts)
+    while pending and not any(_succeeded(attempt) for attempt in attempts):
+        _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    if pending:
+        await asyncio.wait(pending, timeout=_FOR_OTHERS_S)
+
+
+def _succeeded(attempt: asyncio.Task[Connection]) -> bool:
+    return attempt.done() and not attempt.cancelled() and attempt.exception() is None
+
+
+def _reached_by(member: Member, attempt: asyncio.Task[Connection]) -> Connection | None:
+    """The connection to a member; None if there is none now, and the member knows why.
+
+    Raises:
+        ReviewmillError: it is the embedded engine, and cannot be.
+    """
+    if not attempt.done():
+        member.is_out("It is slow to show what it can do.")
+        return None
+    error = attempt.exception()
+    if error is None:
+        member.is_up(attempt.result())
+        return attempt.result()
+    if isinstance(error, EndpointRefusedError):
+        member.is_refused(error.message)
+    elif isinstance(error, EndpointError):
+        member.is_out(error.message)
+    else:
+        raise error
+    return None
 
 
 def _what_answers(
@@ -547,8 +595,7 @@ def _what_answers(
         raise EndpointUnreachableError(
             f"None of the {len(members)} endpoints answers ({why}).", hint="Is one of these servers running?"
         )
-    where = ", ".join(member.name for member in members)
-    capabilities = common([connection.capabilities for connection in reached])
+    where = ", ".join(spec_name(member.spec) for member in members)
     if settings.mixed:
         return About(MIXED, MIXED, where), reached[0].capabilities
     first = reached[0].about
@@ -560,4 +607,14 @@ def _what_answers(
             f"({other.fingerprint}): a comment's label would depend on who answers.",
             hint="Serve the same model file with the same settings on all of them, or say --mixed.",
         )
+    capabilities = common([connection.capabilities for connection in reached])
     return About(first.model, first.fingerprint, where, first.digest), capabilities
+
+
+def spec_name(spec: EndpointSettings) -> str:
+    """How results call an endpoint, whether it is there or not."""
+    if spec.url == EMBEDDED:
+        return spec.url
+    from reviewmill.endpoints.client import base_url
+
+    return base_url(spec.url)
