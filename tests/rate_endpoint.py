@@ -71,7 +71,10 @@ class RateEndpoint:
         self.kill()
 
     def counts(self) -> dict[str, Any]:
-        """`asked` (times each comment was asked), `answered`, `most_waiting`, `first` and `last` answer (seconds)."""
+        """`asked` (times each comment was asked), `answered`, `most_waiting`, `first` and `last` answer (seconds).
+
+        Probes do not count.
+        """
         with urllib.request.urlopen(self.url.removesuffix("/v1") + "/stub/counts", timeout=10) as reply:
             found: dict[str, Any] = json.loads(reply.read())
         return found
@@ -108,25 +111,27 @@ class _Engine:
 
     def take(self, connection: _Connection) -> None:
         if self.running < self.options.slots:
-            self.start(connection)
+            self.start(connection, asyncio.get_running_loop().time())
         else:
             self.waiting.append(connection)
             self.most_waiting = max(self.most_waiting, len(self.waiting))
 
-    def start(self, connection: _Connection) -> None:
+    def start(self, connection: _Connection, at: float) -> None:
         self.running += 1
-        asyncio.get_running_loop().call_later(self.options.seconds, self.finish, connection)
+        end = at + self.options.seconds
+        asyncio.get_running_loop().call_at(end, self.finish, connection, end)
 
-    def finish(self, connection: _Connection) -> None:
+    def finish(self, connection: _Connection, end: float) -> None:
         self.running -= 1
         while self.waiting and self.waiting[0].gone:
             self.waiting.popleft()
-        if self.waiting:
-            self.start(self.waiting.popleft())
+        if self.waiting:  # from when its slot should have been free: a busy machine makes the rate no lower
+            self.start(self.waiting.popleft(), end)
         if not connection.gone:
-            self.answered += 1
-            self.last = time.monotonic()
-            self.first = self.first or self.last
+            if connection.comment() is not None:
+                self.answered += 1
+                self.last = time.monotonic()
+                self.first = self.first or self.last
             connection.answer()
 
     def counts(self) -> dict[str, Any]:
@@ -176,7 +181,7 @@ class _Connection(asyncio.Protocol):
         elif b"/stub/counts" in head:
             self.send(json.dumps(self.engine.counts()).encode())
         elif b"/v1/models" in head:
-            self.send(json.dumps({"data": [{"id": self.engine.options.model, "object": "model"}]}).encode())
+            self.send(json.dumps({"data": [{"id": self.engine.options.model, "object": "model", "owned_by": "stub"}]}).encode())
         elif b"/metrics" in head and self.engine.options.vllm_metrics:
             self.send(self.engine.metrics().encode())
         else:
@@ -221,7 +226,9 @@ class _Connection(asyncio.Protocol):
 
 _OTHERS = [
     {"token": label, "bytes": list(label.encode()), "logprob": math.log(0.05)} for label in LABELS
-] + [{"token": f"~{number}", "bytes": list(f"~{number}".encode()), "logprob": -14.0 - number} for number in range(16)]
+] + [
+    {"token": f"~{number}", "bytes": list(f"~{number}".encode()), "logprob": -14.0 - number} for number in range(16)
+]
 
 
 def _logprob(token: str) -> dict[str, Any]:

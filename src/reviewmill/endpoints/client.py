@@ -539,7 +539,7 @@ def _completion(content: bytes, latency_ms: float) -> Completion:
             tokens_out=usage.get("completion_tokens") or 0,
             latency_ms=latency_ms,
         )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AnswerError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise openai.OpenAIError(repr(content[:200].decode(errors="replace"))) from error
 
 

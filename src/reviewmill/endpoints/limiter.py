@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Literal
 
-START: Final = 8
+START: Final = 16
 MOST: Final = 512
 
 Outcome = Literal["answered", "overloaded", "failed"]
