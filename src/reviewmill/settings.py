@@ -132,6 +132,9 @@ class Settings(BaseSettings):
 
     max_comment_chars: int = Field(3000, ge=50, description="longer comments are shortened from the middle")
     max_raw_chars: int = Field(1_000_000, ge=1000, description="longer comments are refused, row by row")
+    long: Literal["split", "whole"] | None = Field(
+        None, description="long comments part by part, or whole as far as the engine allows; none: shortened"
+    )
     redact: bool = Field(False, description="mask phone, ID-card and card numbers, e-mail, house numbers")
     review_below: float = Field(0.7, ge=0, le=1, description="confidence under which needs_review is set")
 

@@ -102,6 +102,7 @@ def describe_run(pipeline: Pipeline, source: Source, output: Path) -> dict[str, 
             "max_raw_chars": settings.max_raw_chars,
             "redact": settings.redact,
             "review_below": settings.review_below,
+            **({"long": settings.long} if settings.long else {}),
         },
         "calibration": None,
     }

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -35,7 +35,7 @@ from reviewmill.errors import (
     RunError,
 )
 from reviewmill.pipeline import Pipeline, Prepared, error_info
-from reviewmill.schema import Analysis, Comment
+from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Route
 
 _PAGE: Final = 500
 _SAMPLE: Final = 30
@@ -124,7 +124,8 @@ class Run:
         self._keep_journal = keep_journal
         self._insist = insist
         self._lock_dir = lock_dir or pipeline.settings.state_dir / "locks"
-        self._columns = Columns(pipeline.labeller.task, source, output)
+        in_parts = pipeline.settings.long == "split"
+        self._columns = Columns(pipeline.labeller.task, source, output, in_parts=in_parts)
         self._sample: list[Analysis] = []
         self._lost = 0
         self._unreachable = 0
@@ -202,8 +203,8 @@ class Run:
         prepared = [self._prepared(row) for row in rows]
         if self._on_planned is not None:
             self._on_planned(rows, prepared)
-        texts = ((row.number, ready.text) for row, ready in zip(rows, prepared, strict=True))
-        return [(self.pipeline.labeller.key(text), text, number) for number, text in texts if text is not None]
+        texts = ((row.number, text) for row, ready in zip(rows, prepared, strict=True) for text in ready.texts)
+        return [(self.pipeline.labeller.key(text), text, number) for number, text in texts]
 
     async def _take_cached(self, journal: Journal, texts: dict[bytes, str]) -> None:
         wanted = {key: texts[key] for key in journal.unanswered(list(texts))} if texts else {}
@@ -281,10 +282,10 @@ class Run:
             if self._stopped:
                 raise RunError("The run was stopped while it wrote the output.")
             prepared = [self._prepared(row) for row in page]
-            keys = [self.pipeline.labeller.key(p.text) if p.text is not None else None for p in prepared]
-            outcomes = journal.outcomes([key for key in dict.fromkeys(keys) if key is not None])
-            for row, ready, key in zip(page, prepared, keys, strict=True):
-                analysis = self._analysis(row, ready, None if key is None else outcomes.get(key))
+            keys = {text: self.pipeline.labeller.key(text) for ready in prepared for text in ready.texts}
+            outcomes = journal.outcomes(list(keys.values()))
+            for row, ready in zip(page, prepared, strict=True):
+                analysis = self._analysis(row, ready, {text: outcomes.get(keys[text]) for text in ready.texts})
                 tally.add(analysis, self.pipeline.labeller.task.name)
                 if tally.rows <= _SAMPLE:
                     self._sample.append(analysis)
@@ -297,20 +298,20 @@ class Run:
             return Prepared(Comment("", row.id), None, error=row.error)
         return self.pipeline.prepare(Comment(row.text, row.id))
 
-    def _analysis(self, row: Row, ready: Prepared, outcome: Outcome | None) -> Analysis:
-        assembler = self.pipeline.assembler
-        if ready.text is None:
-            return assembler.unanswered(ready)
-        if outcome is None or (outcome.answer is None and outcome.error is None):
+    def _analysis(self, row: Row, ready: Prepared, outcomes: Mapping[str, Outcome | None]) -> Analysis:
+        def find(text: str) -> tuple[Answer, Route] | ErrorInfo:
+            outcome = outcomes[text]
+            if outcome is not None and outcome.answer is not None:
+                # The first row that holds a text shows who answered it; its duplicates were answered by that answer.
+                return outcome.answer, outcome.route if outcome.route and outcome.row == row.number else "cache"
+            if outcome is not None and outcome.error is not None:
+                return outcome.error
             raise RunError(
                 f"Row {row.number} of {self.source.path} was not there when the run began: the file changed meanwhile.",
                 hint="Run the same command again.",
             )
-        if outcome.answer is None:
-            return assembler.unanswered(ready, outcome.error)
-        # The first row that holds a text shows who answered it; its duplicates were answered by that answer.
-        route = outcome.route if outcome.route and outcome.row == row.number else "cache"
-        return assembler.answered(ready, outcome.answer, route)
+
+        return self.pipeline.assembler.assemble(ready, find)
 
 
 Commit = Callable[[Pending, Outcome], Awaitable[None]]

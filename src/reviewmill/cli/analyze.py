@@ -38,6 +38,9 @@ def analyze(
     keywords: Annotated[bool | None, typer.Option(help="Extract keywords; without, one token a comment.")] = None,
     wire: Annotated[str | None, typer.Option(help="Answer format: auto, compact, json or free.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
+    long: Annotated[
+        str | None, typer.Option(help="Long comments: split (part by part) or whole; without, they are shortened.")
+    ] = None,
     redact: Annotated[bool | None, typer.Option(help="Mask personal data before anything else sees a comment.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that is not ours.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
@@ -61,6 +64,7 @@ def analyze(
         wire=wire,
         concurrency=concurrency,
         task=task,
+        long=long,
         redact=redact,
     )
     from reviewmill.cli import work

@@ -407,7 +407,11 @@ def base_url(url: str) -> str:
 
 def _status_error(url: str, status: int, headers: Mapping[str, str], content: bytes) -> openai.APIStatusError:
     """The package's own error for an answer that is no success."""
-    kept = {name: headers[name].encode("latin-1", "replace") for name in ("retry-after", "location") if name in headers}
+    kept = [
+        (name.encode(), headers[name].encode("latin-1", "replace"))
+        for name in ("retry-after", "location")
+        if name in headers
+    ]
     response = httpx2.Response(status, headers=kept, content=content, request=httpx2.Request("POST", url))
     try:
         body = json.loads(content)

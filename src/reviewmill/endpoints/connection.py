@@ -57,14 +57,18 @@ class Connection(Protocol):
     Attributes:
         about: what answers.
         capabilities: what can be asked of it.
-        concurrency: requests that it may ever have at once.
-        notes: what its user should know.
     """
 
     about: About
     capabilities: Capabilities
-    concurrency: int
-    notes: tuple[str, ...]
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that it may ever have at once."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its user should know."""
 
     @property
     def limit(self) -> int:
@@ -107,8 +111,14 @@ class EmbeddedConnection(OneEndpoint):
     def __init__(self, settings: Settings, model: LocalModel) -> None:
         self.about = About(model.name, f"gguf:{model.sha256}", EMBEDDED, model.sha256)
         self.capabilities = EMBEDDED_CAPABILITIES
+        self._slots, self._context = settings.slots, embedded.CONTEXT_PER_SLOT
+        if settings.long == "whole":
+            # The same memory in fewer, longer slots: as long as the model was trained for, if there is that much.
+            memory = self._slots * self._context
+            self._context = min(model.context or memory, memory)
+            self._slots = max(1, memory // self._context)
         # More in flight than slots: a slot that gets free finds its next comment waiting, tokenized.
-        self.concurrency = settings.concurrency or settings.slots * 3 // 2
+        self.concurrency = settings.concurrency or max(self._slots + 1, self._slots * 3 // 2)
         self.limiter = Limiter(self.concurrency, fixed=True)
         self._settings = settings
         self._model = model
@@ -124,7 +134,8 @@ class EmbeddedConnection(OneEndpoint):
                     self._model.path,
                     digest=self._model.sha256,
                     threads=self._settings.threads or detect().physical_cores,
-                    slots=self._settings.slots,
+                    slots=self._slots,
+                    context=self._context,
                     prefix_dir=self._settings.cache_dir / "prefixes",
                     gpu_layers=self._settings.gpu_layers,
                 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -31,6 +32,10 @@ LOW_MASS: Final = 0.5
 """Below this share of the distribution on the labels, the model hardly meant any of them."""
 
 _SHORTENINGS: Final = 6
+_LEAST_SHARE: Final = 0.1
+_MOST_SHARE: Final = 0.9
+_MARGIN: Final = 0.9
+"""The prompt takes its part of the limit, and is not shortened."""
 _GAP: Final = " … "
 
 WireName = Literal["auto", "compact", "json", "free"]
@@ -182,8 +187,8 @@ class Labeller:
         for shortened in range(_SHORTENINGS + 1):
             try:
                 return await self._label(text, (*flags, "shortened") if shortened else flags)
-            except ContextOverflowError:
-                shorter = _halved(text)
+            except ContextOverflowError as error:
+                shorter = _shortened(text, _fitting_share(error.message))
                 if shortened == _SHORTENINGS or len(shorter) >= len(text):
                     raise
                 text = shorter
@@ -263,8 +268,15 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _halved(text: str) -> str:
-    """Half of a text: its beginning (60%) and its end (40%), where most comments say what they mean."""
-    half = len(text) // 2
-    head = half * 6 // 10
-    return text[:head] + _GAP + text[len(text) - (half - head) :]
+def _fitting_share(said: str) -> float:
+    """The share of a text that should fit, from what the server says of its length and its limit; else half."""
+    tokens = [int(number) for number in re.findall(r"(\d+)(?: \w+)? tokens", said)]
+    limit, asked = (min(tokens), max(tokens)) if tokens else (0, 0)
+    return max(_LEAST_SHARE, min(_MOST_SHARE, _MARGIN * limit / asked)) if 0 < limit < asked else 0.5
+
+
+def _shortened(text: str, share: float) -> str:
+    """A share of a text: its beginning (60%) and its end (40%), where most comments say what they mean."""
+    kept = int(len(text) * share)
+    head = kept * 6 // 10
+    return text[:head] + _GAP + text[len(text) - (kept - head) :]

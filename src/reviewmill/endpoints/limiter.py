@@ -78,6 +78,7 @@ class Limiter:
         self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self._search = _Search()
         self._sees_queue = False
+        self._peak = 0
         self._doubling = True
         self._cut_at = -math.inf
         self._begin_window(settle=0)

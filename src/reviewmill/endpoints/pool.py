@@ -327,7 +327,7 @@ class PoolConnection:
         """Seconds before the same endpoint is asked again."""
         if error.retry_after is not None:
             return min(error.retry_after, _MOST_WAIT_S)
-        return min(_MOST_WAIT_S, 0.5 * 2 ** (asked.tries - 1)) + random.uniform(0, 0.5)  # noqa: S311 - jitter
+        return min(_MOST_WAIT_S, 0.5 * 2.0 ** (asked.tries - 1)) + random.uniform(0, 0.5)  # noqa: S311 - jitter
 
     def _up(self) -> list[Member]:
         return [member for member in self.members if member.state == "up"]

@@ -20,7 +20,7 @@ from reviewmill.cache import AnswerCache, open_cache
 from reviewmill.endpoints import Connection, Gate, PoolConnection, connect, labeller_on
 from reviewmill.endpoints.connection import EMBEDDED
 from reviewmill.errors import BusyError, CacheError, EndpointError, EndpointRefusedError, ReviewmillError, TaskError
-from reviewmill.pipeline import Pipeline, Prepared, error_info
+from reviewmill.pipeline import Outcome, Pipeline, Prepared, error_info
 from reviewmill.schema import TEXT_PREFIX_BYTES, Analysis, Answer, Comment, ErrorInfo, Route
 from reviewmill.server.hot import HotAnswers
 from reviewmill.tasks import BUILTIN_TASKS, Task, load_task
@@ -119,10 +119,6 @@ class SteadyCache:
 
 def _is_pool(connection: Connection) -> bool:
     return isinstance(connection, PoolConnection)
-
-
-Outcome = tuple[Answer, Route] | ErrorInfo
-"""What became of one text: an answer and where it came from, or why there is none."""
 
 
 class EngineRoom:
@@ -381,15 +377,18 @@ class EngineRoom:
     ) -> list[Analysis]:
         heavy = len(comments) > _HEAVY_COMMENTS or sum(len(comment.text) for comment in comments) > _HEAVY_CHARS
         read = await _maybe_in_thread(heavy, _read_all, pipeline, comments)
-        for each in read:
-            if on_read is not None and each.cleaned_sha256 is not None:
-                on_read(each.prepared.comment, each.text_sha256, each.cleaned_sha256)
-        texts = list(dict.fromkeys(each.prepared.text for each in read if each.prepared.text is not None))
+        if on_read is not None:
+            for each in read:
+                for digest in each.cleaned_sha256:
+                    on_read(each.prepared.comment, each.text_sha256, digest)
+        texts = list(dict.fromkeys(text for each in read for text in each.prepared.texts))
         outcomes = await self._answers(pipeline, texts)
         analyses = await _maybe_in_thread(heavy, _assemble, pipeline, read, outcomes)
         frame = (pipeline.labeller.task.name, pipeline.labeller.keywords)
         for each, analysis in zip(read, analyses, strict=True):
-            self.hot.keep((*frame, each.prepared.comment.text), analysis, each.text_sha256, each.cleaned_sha256)
+            if not each.prepared.parts:
+                cleaned = next(iter(each.cleaned_sha256), None)
+                self.hot.keep((*frame, each.prepared.comment.text), analysis, each.text_sha256, cleaned)
         return analyses
 
     async def _answers(self, pipeline: Pipeline, texts: Sequence[str]) -> dict[str, Outcome]:
@@ -474,11 +473,11 @@ class EngineRoom:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A comment that was cleaned, its digest, and that of what the model is asked (None: nothing)."""
+    """A comment that was cleaned, its digest, and those of what the model is asked."""
 
     prepared: Prepared
     text_sha256: str
-    cleaned_sha256: str | None
+    cleaned_sha256: tuple[str, ...]
 
 
 def _read_all(pipeline: Pipeline, comments: Sequence[Comment]) -> list[_Read]:
@@ -486,26 +485,20 @@ def _read_all(pipeline: Pipeline, comments: Sequence[Comment]) -> list[_Read]:
 
 
 def _read(prepared: Prepared) -> _Read:
-    text = prepared.text
-    return _Read(prepared, text_sha256(prepared.comment.text), None if text is None else text_sha256(text))
+    return _Read(prepared, text_sha256(prepared.comment.text), tuple(text_sha256(text) for text in prepared.texts))
 
 
 def _assemble(pipeline: Pipeline, read: Sequence[_Read], outcomes: Mapping[str, Outcome]) -> list[Analysis]:
-    analyses = []
     told: set[str] = set()
-    for each in read:
-        text = each.prepared.text
-        if text is None:
-            analysis = pipeline.assembler.unanswered(each.prepared)
-        elif isinstance(outcome := outcomes[text], tuple):
-            answer, route = outcome
-            # The first comment with a text shows who answered; those like it were answered by that answer.
-            analysis = pipeline.assembler.answered(each.prepared, answer, "cache" if text in told else route)
-            told.add(text)
-        else:
-            analysis = pipeline.assembler.unanswered(each.prepared, outcome)
-        analyses.append(analysis)
-    return analyses
+
+    def find(text: str) -> Outcome:
+        outcome = outcomes[text]
+        if isinstance(outcome, tuple) and text in told:
+            outcome = outcome[0], "cache"  # the first comment with a text shows who answered
+        told.add(text)
+        return outcome
+
+    return [pipeline.assembler.assemble(each.prepared, find) for each in read]
 
 
 def text_sha256(text: str) -> str:
