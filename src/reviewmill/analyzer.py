@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from reviewmill.cache import open_cache
-from reviewmill.endpoints import About, Labeller, connect
+from reviewmill.endpoints import About, connect, labeller_on
 from reviewmill.errors import InputError
 from reviewmill.pipeline import Pipeline
 from reviewmill.schema import Analysis, Comment
@@ -110,7 +110,7 @@ class AsyncSentimentAnalyzer:
                 connection = await connect(self.settings)
                 self._resources.push_async_callback(connection.aclose)
                 self.warnings.extend(note for note in connection.notes if note not in self.warnings)
-                labeller = Labeller(
+                labeller = labeller_on(
                     connection, task=self.task, keywords=self.settings.keywords, wire=self.settings.wire
                 )
                 self._pipeline = Pipeline(self.settings, labeller, cache)

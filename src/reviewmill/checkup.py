@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from reviewmill.cache import open_cache
-from reviewmill.endpoints import Connection, Labeller, connect
+from reviewmill.endpoints import Connection, connect, labeller_on
 from reviewmill.errors import ReviewmillError
 from reviewmill.models import Hardware, detect
 from reviewmill.settings import Settings, config_file
@@ -109,7 +109,7 @@ async def _endpoint(settings: Settings, *, measure: bool) -> list[Finding]:
 
 
 async def _speed(settings: Settings, connection: Connection) -> list[Finding]:
-    labeller = Labeller(connection, task=load_task(settings.task), keywords=settings.keywords, wire=settings.wire)
+    labeller = labeller_on(connection, task=load_task(settings.task), keywords=settings.keywords, wire=settings.wire)
     began = time.perf_counter()
     await connection.open(labeller.prompt)
     ready = time.perf_counter()

@@ -94,14 +94,15 @@ def describe_run(pipeline: Pipeline, source: Source, output: Path) -> dict[str, 
         "output": output.name,
         "task": {"name": labeller.task.name, "hash": labeller.task.hash},
         "model": asdict(labeller.connection.about),
-        "prompt": labeller.prompt.id,
-        "wire": labeller.wire.name,
+        "prompt": labeller.prompt_id,
+        "wire": labeller.wire_name,
         "settings": {
             "keywords": labeller.keywords,
             "max_comment_chars": settings.max_comment_chars,
             "max_raw_chars": settings.max_raw_chars,
             "redact": settings.redact,
             "review_below": settings.review_below,
+            **({"long": settings.long} if settings.long else {}),
         },
         "calibration": None,
     }
@@ -120,6 +121,7 @@ class Manifest:
         continued: whether an earlier, interrupted run of the same command was continued.
         started, finished: seconds since the epoch.
         sample: the analyses of a small input, to look at; not written.
+        endpoints: what each endpoint of a pool did.
     """
 
     description: dict[str, Any]
@@ -132,6 +134,7 @@ class Manifest:
     started: float
     finished: float
     sample: list[Analysis] = field(default_factory=list)
+    endpoints: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
     def path_for(output: Path) -> Path:
@@ -160,6 +163,7 @@ class Manifest:
             "languages": dict(tally.languages),
             "top_keywords": tally.top_keywords(),
             "notes": self.notes,
+            **({"endpoints": self.endpoints} if self.endpoints else {}),
         }
 
     def write(self, output: Path) -> None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from reviewmill.batch.journal import Journal, Outcome, Pending
 from reviewmill.batch.manifest import Manifest, Tally, describe_run
 from reviewmill.batch.read import Row, Source
 from reviewmill.batch.write import check_target, write_rows
-from reviewmill.endpoints import Connection
+from reviewmill.endpoints import Connection, PoolConnection
 from reviewmill.errors import (
     EndpointError,
     EndpointLostError,
@@ -34,7 +35,7 @@ from reviewmill.errors import (
     RunError,
 )
 from reviewmill.pipeline import Pipeline, Prepared, error_info
-from reviewmill.schema import Analysis, Comment
+from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Route
 
 _PAGE: Final = 500
 _SAMPLE: Final = 30
@@ -123,7 +124,8 @@ class Run:
         self._keep_journal = keep_journal
         self._insist = insist
         self._lock_dir = lock_dir or pipeline.settings.state_dir / "locks"
-        self._columns = Columns(pipeline.labeller.task, source, output)
+        in_parts = pipeline.settings.long == "split"
+        self._columns = Columns(pipeline.labeller.task, source, output, in_parts=in_parts)
         self._sample: list[Analysis] = []
         self._lost = 0
         self._unreachable = 0
@@ -156,6 +158,7 @@ class Run:
             except asyncio.CancelledError:
                 self._stopped = True  # the thread sees it at the next row, and removes its temporary file
                 raise
+            connection = self.pipeline.labeller.connection
             manifest = Manifest(
                 description=fingerprint,
                 tally=tally,
@@ -167,6 +170,7 @@ class Run:
                 started=started,
                 finished=time.time(),
                 sample=self._sample if tally.rows <= _SAMPLE else [],
+                endpoints=connection.report() if isinstance(connection, PoolConnection) else [],
             )
             manifest.write(self.output)
             if not tally.errors and not self._keep_journal:
@@ -174,7 +178,8 @@ class Run:
         return manifest
 
     def _notes(self) -> list[str]:
-        notes = [*self.pipeline.labeller.capabilities.fallbacks(), *self.warnings]
+        labeller = self.pipeline.labeller
+        notes = list(dict.fromkeys((*labeller.capabilities.fallbacks(), *self.warnings, *labeller.connection.notes)))
         if self.pipeline.labeller.capabilities.top_logprobs:
             notes.append("`confidence` is the model's own probability of the label; it is not calibrated.")
         return notes
@@ -186,7 +191,7 @@ class Run:
         while page := await asyncio.to_thread(lambda: list(islice(rows, _PAGE))):
             texts = await asyncio.to_thread(self._keyed, page)
             journal.add(texts)
-            await self._take_cached(journal, [key for key, _, _ in texts])
+            await self._take_cached(journal, {key: text for key, text, _ in texts})
             self.progress.rows += len(page)
             self._on_progress(self.progress)
         self.progress.routes = Counter(journal.counts())
@@ -198,12 +203,12 @@ class Run:
         prepared = [self._prepared(row) for row in rows]
         if self._on_planned is not None:
             self._on_planned(rows, prepared)
-        texts = ((row.number, ready.text) for row, ready in zip(rows, prepared, strict=True))
-        return [(self.pipeline.labeller.key(text), text, number) for number, text in texts if text is not None]
+        texts = ((row.number, text) for row, ready in zip(rows, prepared, strict=True) for text in ready.texts)
+        return [(self.pipeline.labeller.key(text), text, number) for number, text in texts]
 
-    async def _take_cached(self, journal: Journal, keys: list[bytes]) -> None:
-        wanted = list(journal.unanswered(keys)) if keys else []
-        if wanted and (found := await self.pipeline.cached(wanted)):
+    async def _take_cached(self, journal: Journal, texts: dict[bytes, str]) -> None:
+        wanted = {key: texts[key] for key in journal.unanswered(list(texts))} if texts else {}
+        if wanted and (found := await self.pipeline.look_up(wanted)):
             journal.record({key: Outcome(answer, "cache", None) for key, answer in found.items()})
 
     # -- answer -------------------------------------------------------------------------------------------------
@@ -218,24 +223,27 @@ class Run:
         self.progress.began = time.perf_counter()
         pending = journal.pending()
         commit = _committer(lambda outcomes: self._commit(journal, outcomes))
+        left = self.progress.distinct - self.progress.done
+        pool = connection if isinstance(connection, PoolConnection) else None
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(connection.concurrency):
-                    group.create_task(self._work(pending, commit, connection.concurrency))
+            with pool.expecting(left) if pool is not None else nullcontext():
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(connection.concurrency, left)):
+                        group.create_task(self._work(pending, commit, connection))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         if self._insist and self._unreachable:
             raise self._lost_endpoint(self._unreachable)
 
-    async def _work(self, pending: Iterator[Pending], commit: Commit, concurrency: int) -> None:
+    async def _work(self, pending: Iterator[Pending], commit: Commit, connection: Connection) -> None:
         """Take texts one after another; a place in flight is free again only when its answer is committed."""
         for item in pending:
             outcome = await self._outcome(item)
-            await commit(item.key, outcome)
+            await commit(item, outcome)
             self.progress.routes[outcome.route or "error"] += 1
             self.progress.asked += outcome.error is None
             self._on_progress(self.progress)
-            if self._lost >= _GIVE_UP_AFTER * concurrency:
+            if self._lost >= _GIVE_UP_AFTER * connection.limit:
                 raise self._lost_endpoint(self._lost)
 
     def _lost_endpoint(self, comments: int) -> EndpointLostError:
@@ -255,9 +263,9 @@ class Run:
         self._lost = 0
         return Outcome(answer, "model", None)
 
-    async def _commit(self, journal: Journal, outcomes: dict[bytes, Outcome]) -> None:
-        journal.record(outcomes)
-        await self.pipeline.keep({key: outcome.answer for key, outcome in outcomes.items() if outcome.answer})
+    async def _commit(self, journal: Journal, outcomes: dict[Pending, Outcome]) -> None:
+        journal.record({item.key: outcome for item, outcome in outcomes.items()})
+        await self.pipeline.keep((item.text, outcome.answer) for item, outcome in outcomes.items() if outcome.answer)
 
     # -- write --------------------------------------------------------------------------------------------------
 
@@ -274,10 +282,10 @@ class Run:
             if self._stopped:
                 raise RunError("The run was stopped while it wrote the output.")
             prepared = [self._prepared(row) for row in page]
-            keys = [self.pipeline.labeller.key(p.text) if p.text is not None else None for p in prepared]
-            outcomes = journal.outcomes([key for key in dict.fromkeys(keys) if key is not None])
-            for row, ready, key in zip(page, prepared, keys, strict=True):
-                analysis = self._analysis(row, ready, None if key is None else outcomes.get(key))
+            keys = {text: self.pipeline.labeller.key(text) for ready in prepared for text in ready.texts}
+            outcomes = journal.outcomes(list(keys.values()))
+            for row, ready in zip(page, prepared, strict=True):
+                analysis = self._analysis(row, ready, {text: outcomes.get(keys[text]) for text in ready.texts})
                 tally.add(analysis, self.pipeline.labeller.task.name)
                 if tally.rows <= _SAMPLE:
                     self._sample.append(analysis)
@@ -290,34 +298,34 @@ class Run:
             return Prepared(Comment("", row.id), None, error=row.error)
         return self.pipeline.prepare(Comment(row.text, row.id))
 
-    def _analysis(self, row: Row, ready: Prepared, outcome: Outcome | None) -> Analysis:
-        assembler = self.pipeline.assembler
-        if ready.text is None:
-            return assembler.unanswered(ready)
-        if outcome is None or (outcome.answer is None and outcome.error is None):
+    def _analysis(self, row: Row, ready: Prepared, outcomes: Mapping[str, Outcome | None]) -> Analysis:
+        def find(text: str) -> tuple[Answer, Route] | ErrorInfo:
+            outcome = outcomes[text]
+            if outcome is not None and outcome.answer is not None:
+                # The first row that holds a text shows who answered it; its duplicates were answered by that answer.
+                return outcome.answer, outcome.route if outcome.route and outcome.row == row.number else "cache"
+            if outcome is not None and outcome.error is not None:
+                return outcome.error
             raise RunError(
                 f"Row {row.number} of {self.source.path} was not there when the run began: the file changed meanwhile.",
                 hint="Run the same command again.",
             )
-        if outcome.answer is None:
-            return assembler.unanswered(ready, outcome.error)
-        # The first row that holds a text shows who answered it; its duplicates were answered by that answer.
-        route = outcome.route if outcome.route and outcome.row == row.number else "cache"
-        return assembler.answered(ready, outcome.answer, route)
+
+        return self.pipeline.assembler.assemble(ready, find)
 
 
-Commit = Callable[[bytes, Outcome], Awaitable[None]]
+Commit = Callable[[Pending, Outcome], Awaitable[None]]
 
 
-def _committer(write: Callable[[dict[bytes, Outcome]], Awaitable[None]]) -> Commit:
+def _committer(write: Callable[[dict[Pending, Outcome]], Awaitable[None]]) -> Commit:
     """Group commit: whoever commits waits until it is done; what arrives meanwhile goes in one next transaction."""
-    waiting: dict[bytes, Outcome] = {}
+    waiting: dict[Pending, Outcome] = {}
     turn = asyncio.Lock()
 
-    async def commit(key: bytes, outcome: Outcome) -> None:
-        waiting[key] = outcome
+    async def commit(item: Pending, outcome: Outcome) -> None:
+        waiting[item] = outcome
         async with turn:
-            if key in waiting:  # else the one before took it along
+            if item in waiting:  # else the one before took it along
                 batch = dict(waiting)
                 waiting.clear()
                 await write(batch)

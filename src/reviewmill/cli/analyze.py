@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from reviewmill.cli.endpoints import endpoint_arguments
+
 EXIT_ROWS_FAILED = 3
 
 
@@ -25,7 +27,10 @@ def analyze(
     format: Annotated[  # noqa: A002
         str | None, typer.Option(help="Input format where the extension does not tell; stdin is text lines.")
     ] = None,
-    endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="URL of an OpenAI-compatible server, or embedded; repeat for a pool.")
+    ] = None,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Let endpoints with different models share the work.")] = False,
     engine: Annotated[str | None, typer.Option(help="Without an endpoint: auto, embedded or vllm.")] = None,
     model: Annotated[str | None, typer.Option(help="Catalog name, .gguf file, or the server's model name.")] = None,
     gpu_layers: Annotated[int | None, typer.Option(min=0, help="Layers of the embedded model on a GPU.")] = None,
@@ -33,6 +38,9 @@ def analyze(
     keywords: Annotated[bool | None, typer.Option(help="Extract keywords; without, one token a comment.")] = None,
     wire: Annotated[str | None, typer.Option(help="Answer format: auto, compact, json or free.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
+    long: Annotated[
+        str | None, typer.Option(help="Long comments: split (part by part) or whole; without, they are shortened.")
+    ] = None,
     redact: Annotated[bool | None, typer.Option(help="Mask personal data before anything else sees a comment.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that is not ours.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
@@ -46,7 +54,8 @@ def analyze(
     from reviewmill.settings import load_settings
 
     settings = load_settings(
-        endpoint=endpoint,
+        **endpoint_arguments(endpoint),
+        mixed=mixed or None,
         engine=engine,
         gpu_layers=gpu_layers,
         model=model,
@@ -55,6 +64,7 @@ def analyze(
         wire=wire,
         concurrency=concurrency,
         task=task,
+        long=long,
         redact=redact,
     )
     from reviewmill.cli import work
