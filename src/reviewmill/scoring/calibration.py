@@ -145,6 +145,17 @@ class Calibration(_Model):
             scores = self.text.add(scores, text)
         return softmax(scores)
 
+    def describe(self) -> str:
+        """One line for people: id, what it was fitted on, and how well its probabilities held."""
+        rows = sum(file.rows for file in self.fitted_on)
+        kind = {"vector": "labelled comments", "prior": "comments without labels", "stack": "labelled comments"}
+        line = f"{self.id}, fitted on {rows:,} {kind[self.method]} ({', '.join(file.name for file in self.fitted_on)})"
+        if self.method == "stack":
+            line += ", with their n-grams"
+        if self.before is not None and self.after is not None:
+            line += f"; ECE on rows not fitted on {self.before.ece:.3f} → {self.after.ece:.3f}"
+        return line
+
     def because_not_for(self, bound: Bound) -> str | None:
         """Why it cannot be used for something else, in words; None if it is for exactly that."""
         own = self.bound_to
