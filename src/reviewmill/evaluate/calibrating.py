@@ -23,6 +23,8 @@ from reviewmill.scoring.fitting import Absent, Fit, Scored, TextFeatures, fit, f
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from reviewmill.evaluate.measures import Estimate
+
 LEAST_ROWS: Final = 20
 """Fewer labelled rows than this say next to nothing; they are refused."""
 FEW_ROWS: Final = 100
@@ -37,6 +39,7 @@ SKEWED: Final = 0.6
 _INNER_FOLDS: Final = 3
 _SEED: Final = 20240917
 
+Probabilities = Mapping[str, float]
 Fitting = Callable[["NDArray[np.int64]"], Fit]
 
 
@@ -104,10 +107,10 @@ def fit_labelled(
     gold = [row.label for row in rows]
     comparison = compare(gold, before, after)
     shares = _shares(before, after)
-    if comparison.nll_change.estimate >= 0:
+    if comparison.nll.value >= 0:
         said.append(
-            f"It does not help: on rows not fitted on, the negative log-likelihood goes from {comparison.before.nll:.3f} "
-            f"to {comparison.after.nll:.3f}. Nothing was saved, and {subject.prior_name} stays in force."
+            f"It does not help: on rows not fitted on, the mean negative log-likelihood changes by "
+            f"{interval(comparison.nll)}. Nothing was saved, and {subject.prior_name} stays in force."
         )
         return Outcome(None, comparison, shares, tuple(said))
     made = _made(subject, fitted, files, comparison, said)
@@ -170,7 +173,9 @@ def stratified_folds(labels: Sequence[str], folds: int, seed: int = _SEED) -> li
     return [np.flatnonzero(fold_of == fold) for fold in range(folds)]
 
 
-def cross_fitted(rows: Sequence[Scored], folds: Sequence[NDArray[np.int64]], fitting: Fitting) -> list[dict[str, float]]:
+def cross_fitted(
+    rows: Sequence[Scored], folds: Sequence[NDArray[np.int64]], fitting: Fitting
+) -> list[dict[str, float]]:
     """Each row's probabilities by what was fitted on the other folds.
 
     Args:
@@ -205,13 +210,19 @@ def _with_ngrams(
 
     stacked = cross_fitted(rows, folds, fitting)
     duel = compare([row.label for row in rows], without, stacked)
+    right = duel.accuracy
     facts = (
-        f"negative log-likelihood {duel.before.nll:.3f} without and {duel.after.nll:.3f} with them (difference "
-        f"{duel.nll_change}), accuracy {duel.before.accuracy:.3f} and {duel.after.accuracy:.3f}"
+        f"with them the mean negative log-likelihood changes by {interval(duel.nll)}, "
+        f"and the accuracy from {right.first:.3f} to {right.second:.3f}"
     )
-    if duel.nll_change.high < 0 and duel.after.accuracy >= duel.before.accuracy:
+    if duel.nll.high < 0 and right.second >= right.first:
         return fitting(np.arange(len(rows))), stacked, f"The comments' n-grams win on rows not fitted on: {facts}."
     return plain, without, f"The comments' n-grams do not win on rows not fitted on and are left out: {facts}."
+
+
+def interval(change: Estimate) -> str:
+    """A change with its 95% interval, for people."""
+    return f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
 
 
 def _best_strength(
@@ -268,7 +279,7 @@ def _notes(subject: Subject, counts: Counter[str], absent: Absent) -> list[str]:
 def _expected(labels: Sequence[str], expected: Mapping[str, float] | None) -> dict[str, float]:
     if expected is None:
         return dict.fromkeys(labels, 1 / len(labels))
-    if set(expected) != set(labels) or not all(0 < share for share in expected.values()):
+    if set(expected) != set(labels) or not all(share > 0 for share in expected.values()):
         raise InputError(
             f"Expected shares must name each of the labels {', '.join(labels)} with a share above 0.",
             hint="For example: --expect " + ",".join(f"{name}={100 // len(labels)}" for name in labels),
@@ -277,7 +288,9 @@ def _expected(labels: Sequence[str], expected: Mapping[str, float] | None) -> di
     return {name: expected[name] / total for name in labels}
 
 
-def _shares(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+def _shares(
+    before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]]
+) -> dict[str, tuple[float, float]]:
     def of(rows: Sequence[Mapping[str, float]]) -> Counter[str]:
         return Counter(max(row, key=row.__getitem__) for row in rows)
 
@@ -304,8 +317,8 @@ def _made(
             "bound_to": subject.bound,
             "method": method or ("stack" if fitted.text is not None else "vector"),
             "fitted_on": tuple(files),
-            "before": comparison.before if comparison else None,
-            "after": comparison.after if comparison else None,
+            "before": comparison.before.brief() if comparison else None,
+            "after": comparison.after.brief() if comparison else None,
             "notes": tuple(notes),
             "created": datetime.now(UTC).isoformat(timespec="microseconds"),
             "text": fitted.text,

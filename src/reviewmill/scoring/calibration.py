@@ -16,11 +16,9 @@ import json
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from reviewmill.scoring.stack import TextPart
 
 FORMAT: Final = 1
 ID_CHARS: Final = 12
@@ -28,6 +26,18 @@ _DIGITS: Final = 6
 
 Method = Literal["vector", "prior", "stack"]
 """How it was fitted: on labels; on comments without labels (biases only); on labels with the comments' n-grams."""
+
+
+@runtime_checkable
+class TextScores(Protocol):
+    """What a comment's own words add to the scores: `scoring.stack.TextPart`, loaded only where there is one."""
+
+    labels: tuple[str, ...]
+    digest: str
+
+    def add(self, scores: Mapping[str, float], text: str) -> dict[str, float]:
+        """Scores with what this comment adds."""
+        ...
 
 
 class _Model(BaseModel):
@@ -57,8 +67,8 @@ class FittedOn(_Model):
     labels: dict[str, int] = {}
 
 
-class Measured(_Model):
-    """How probabilities held on rows that they were not fitted on; see `evaluate/calibration_report.py`."""
+class Held(_Model):
+    """How probabilities held on rows that they were not fitted on; what each number is: `evaluate/metrics.py`."""
 
     rows: int
     accuracy: float
@@ -97,11 +107,11 @@ class Calibration(_Model):
     bound_to: Bound
     method: Method = "vector"
     fitted_on: tuple[FittedOn, ...] = ()
-    before: Measured | None = None
-    after: Measured | None = None
+    before: Held | None = None
+    after: Held | None = None
     notes: tuple[str, ...] = ()
     created: str = ""
-    text: Annotated[TextPart | None, Field(exclude=True, repr=False)] = None
+    text: Annotated[TextScores | None, Field(exclude=True, repr=False)] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Calibration:

@@ -20,11 +20,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
 from reviewmill.scoring.calibration import Prior, centred
 from reviewmill.scoring.stack import TextPart, feature_matrix
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -113,8 +116,6 @@ def fit_stack(
         features: the n-grams of these comments, or of more, if they are known.
         at: which of those comments these are; None: all.
     """
-    import numpy as np
-
     features = features or TextFeatures([row.text for row in rows])
     inputs = features.inputs if at is None else features.inputs[np.asarray(at)]
     problem = _Problem(rows, prior, absent, None, SIGMA_SLOPE, SIGMA_BIAS, matrix=inputs, strength=strength)
@@ -139,8 +140,6 @@ class TextFeatures:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        import numpy as np
-
         matrix, self.index = feature_matrix(texts)
         self._back: Any = None
         self.inputs: Any = matrix
@@ -169,8 +168,6 @@ def fit_prior(rows: Sequence[Mapping[str, float]], prior: Prior, shares: Mapping
         shares: the share of each label that is expected in such a file, above 0; the paper's is the same for all.
         most: no label's odds are changed by more than this factor, whatever the averages say.
     """
-    import numpy as np
-
     labels = tuple(prior.bias)
     scores = _matrix(rows, labels) / prior.temperature + np.array([prior.bias[label] for label in labels])
     mean = np.exp(scores - _log_sum(scores)[:, None]).mean(axis=0)
@@ -196,8 +193,6 @@ class _Problem:
         matrix: Any = None,
         strength: float = 0.0,
     ) -> None:
-        import numpy as np
-
         if not rows:
             raise ValueError("there are no rows to fit on")
         given = {row.label for row in rows}
@@ -218,9 +213,6 @@ class _Problem:
 
     def solve(self) -> tuple[float, dict[str, float], Floats]:
         """The slope, the bias of every label, and the weights of the n-grams (n, labels present)."""
-        import numpy as np
-        from scipy.optimize import minimize
-
         width = len(self.present)
         grams = self.matrix.shape[1] if self.matrix is not None else 0
         start = np.concatenate([[self.slope0], self.bias0, np.zeros(grams * width)])
@@ -234,8 +226,6 @@ class _Problem:
 
     def loss(self, at: Floats) -> tuple[float, Floats]:
         """The value to minimise, and its gradient."""
-        import numpy as np
-
         slope, bias, text_weights = self._parts(at)
         scores = slope * self.z + bias
         if self.matrix is not None:
@@ -264,13 +254,9 @@ def _temperature(slope: float) -> float:
 
 
 def _matrix(rows: Sequence[Mapping[str, float]], labels: Sequence[str]) -> Floats:
-    import numpy as np
-
     return np.array([[row[label] for label in labels] for row in rows], dtype=float)
 
 
 def _log_sum(scores: Floats) -> Floats:
-    from scipy.special import logsumexp
-
     sums: Floats = logsumexp(scores, axis=1)
     return sums

@@ -22,7 +22,6 @@ from pydantic import ValidationError
 
 from reviewmill.errors import OutputError, SettingsError
 from reviewmill.scoring.calibration import Bound, Calibration
-from reviewmill.scoring.stack import FEATURES, TextPart
 
 AUTO: Final = "auto"
 NONE: Final = "none"
@@ -83,6 +82,22 @@ def checked(calibration: Calibration, bound: Bound) -> Calibration:
     return calibration
 
 
+def check_named(setting: str, task: str, folder: Path) -> None:
+    """Refuse early, before any model is there, a named calibration that cannot fit.
+
+    Args:
+        setting: as in `choose`.
+        task: the task's `asked_hash`.
+        folder: the user's calibrations.
+
+    Raises:
+        SettingsError: it does not exist, or is for another task.
+    """
+    if setting not in {AUTO, NONE}:
+        found = find(setting, folder)
+        checked(found, found.bound_to.model_copy(update={"task": task}))
+
+
 @cache
 def builtin() -> tuple[Calibration, ...]:
     """The shipped calibrations."""
@@ -126,7 +141,7 @@ def find(name: str, folder: Path) -> Calibration:
     if known is None:
         raise SettingsError(
             f"There is no calibration {name!r}: no such file, and none in {folder}.",
-            hint="`reviewmill calibrations` lists them; `auto` takes one that fits, `none` goes without.",
+            hint="`reviewmill calibrations list` shows them; `auto` takes one that fits, `none` goes without.",
         )
     return known
 
@@ -138,11 +153,7 @@ def load(path: Path) -> Calibration:
         SettingsError: it cannot be read, or is no calibration.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is too large for one")
-        if path.suffix == ".npz":
-            return _load_arrays(path)
-        return Calibration.model_validate(json.loads(path.read_bytes()))
+        return _load(path)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         said = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg'].removeprefix('Value error, ')}"
@@ -156,8 +167,18 @@ def load(path: Path) -> Calibration:
     )
 
 
+def _load(path: Path) -> Calibration:
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError("it is too large for one")
+    if path.suffix == ".npz":
+        return _load_arrays(path)
+    return Calibration.model_validate(json.loads(path.read_bytes()))
+
+
 def _load_arrays(path: Path) -> Calibration:
     import numpy as np
+
+    from reviewmill.scoring.stack import FEATURES, TextPart
 
     with zipfile.ZipFile(path) as archive:
         if sum(item.file_size for item in archive.infolist()) > _MOST_BYTES:
@@ -193,7 +214,9 @@ def save(calibration: Calibration, path: Path) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise OutputError(f"{path} cannot be written: {error.strerror}.", hint="Choose another place with -o.") from error
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}.", hint="Choose another place with -o."
+        ) from error
     return path
 
 
@@ -204,7 +227,11 @@ def _write(calibration: Calibration, file: Any) -> None:
         return
     import numpy as np
 
+    from reviewmill.scoring.stack import FEATURES, TextPart
+
     text = calibration.text
+    if not isinstance(text, TextPart):
+        raise TypeError("only weights of n-grams can be written")
     head |= {"features": FEATURES, "text_labels": list(text.labels)}
     packed = np.frombuffer(json.dumps(head, ensure_ascii=False).encode(), dtype=np.uint8)
     np.savez_compressed(file, calibration=packed, index=text.index, weights=text.weights)
