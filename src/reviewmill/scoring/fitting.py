@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-SIGMA_SLOPE: Final = 0.5
+SIGMA_SLOPE: Final = 0.4
 """σ_a: how far, relative to itself, 1/T may be from the prior's."""
-SIGMA_BIAS: Final = 1.0
+SIGMA_BIAS: Final = 0.6
 """σ_b: how far a bias may be from the prior's, in natural logarithms of odds."""
 _SLOPES: Final = (0.01, 20.0)
 _DIGITS: Final = 6

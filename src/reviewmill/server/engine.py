@@ -201,7 +201,7 @@ class EngineRoom:
         if pipeline is None:
             connection = await self._connect()
             labeller = Labeller(connection, task=wanted, keywords=name[1], wire=self.settings.wire, gate=self.gate)
-            made = await asyncio.to_thread(Pipeline, self._settings_for(*name), labeller, self.cache)
+            made = Pipeline(self._settings_for(*name), labeller, self.cache)
             pipeline = self._pipelines.setdefault(name, made)
             if made is pipeline:
                 _tell_calibration(made)
