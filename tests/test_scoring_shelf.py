@@ -162,3 +162,20 @@ def test_the_shipped_ones_are_sound() -> None:
     shipped = builtin()
     assert len({each.id for each in shipped}) == len(shipped)
     assert len({each.bound_to for each in shipped}) == len(shipped)
+
+
+def test_the_shipped_one_is_for_the_shipped_task() -> None:
+    """Fails when the built-in task's words change: then benchmarks/calibration.py must fit it anew."""
+    task = load_task("sentiment")
+    prompt = render(task, CompactWire(task, keywords=True), keywords=True)
+    fitting = [each for each in builtin() if each.bound_to.prompt == prompt.id]
+    assert len(fitting) == 1
+    (shipped,) = fitting
+    assert shipped.bound_to.task == task.asked_hash
+    assert shipped.bound_to.model == f"gguf:{catalog_model(DEFAULT_MODEL).sha256}"
+    assert set(shipped.labels) == set(task.label_names)
+    assert all(set(file.labels) == set(task.label_names) for file in shipped.fitted_on)
+    assert shipped.before is not None
+    assert shipped.after is not None
+    assert shipped.after.ece < shipped.before.ece
+    assert shipped.after.nll < shipped.before.nll
