@@ -165,7 +165,11 @@ def halves(sets: Sequence[Set], everything: Sequence[Set], start: Prior, shares:
         before = probabilities(Fit(start.temperature, start.bias), each.rows)
         few = len({row.label for row in each.rows}) < len(start.bias)
         rows = each.rows
-        after = cross_fitted(rows, folds, lambda train, rows=rows, base=base: fit([rows[at] for at in train], base))
+
+        def fitting(train: Any, rows: list[Scored] = rows, base: Prior = base) -> Fit:
+            return fit([rows[at] for at in train], base)
+
+        after = cross_fitted(rows, folds, fitting)
         for among in (False, True) if few else (False,):
             name = "  among its labels" if among else each.name
             print(line(name, len(rows), holding(rows, before, among=among), holding(rows, after, among=among)))
