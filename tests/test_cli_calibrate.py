@@ -266,3 +266,21 @@ def test_the_service_carries_it(run, stub, tmp_path) -> None:
     done = run("serve", "--no-auth", "--port", "0", "--task", "emotion", "--calibration", record["id"])
     assert done.returncode == 1
     assert "does not fit" in done.stderr
+
+
+def test_evaluate_uses_it_and_says_where_it_was_fitted_on_these_very_rows(run, tmp_path) -> None:
+    gold = labelled(tmp_path)
+    record = json.loads(run("calibrate", gold, "--label", "label", "--json", "-q").stdout)
+
+    def report(file: str, *options: str) -> dict:
+        done = run("evaluate", file, "--label", "label", "-o", "report.json", "-q", "--force", *options)
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+
+    own = report(gold)
+    assert own["system"]["calibration"] == record["id"]
+    assert any("fitted on this very file" in warning for warning in own["warnings"])
+    plain = report(gold, "--calibration", "none")
+    assert plain["system"]["calibration"] is None
+    assert not any("fitted on" in warning for warning in plain["warnings"])
+    assert own["measures"]["reliability"]["ece"]["value"] < plain["measures"]["reliability"]["ece"]["value"]
