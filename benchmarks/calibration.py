@@ -9,7 +9,8 @@ negative log-likelihood (`scoring/fitting.py`), held only weakly (σ = 5) near t
 
 Printed are: each three-label file, judged by a fit on the others only; the check files, judged by the fit on all
 three-label files; and each file calibrated on one half of its own rows and judged on the other half, both ways round,
-which is what `reviewmill calibrate` does for a user (a few labels, from there towards the shipped one).
+which is what `reviewmill calibrate` does for a user (a few labels, from there towards the shipped one); the same with
+60 rows only; and batch calibration, which sees no labels.
 
 `--write` puts the result into `src/reviewmill/scoring/builtin/TASK.toml`, beside those for other prompts.
 """
@@ -30,13 +31,13 @@ import numpy as np
 
 from reviewmill import AsyncSentimentAnalyzer
 from reviewmill.evaluate.answers import answers
-from reviewmill.evaluate.calibrating import cross_fitted, stratified_folds
+from reviewmill.evaluate.calibrating import MOST_ODDS, cross_fitted, stratified_folds
 from reviewmill.evaluate.holding import Holding, judgements
 from reviewmill.evaluate.labelled import read_labelled
 from reviewmill.pipeline import Pipeline, bound_of
 from reviewmill.schema import Comment
 from reviewmill.scoring.calibration import Bound, Calibration, FittedOn, Held, Prior
-from reviewmill.scoring.fitting import Fit, Scored, fit
+from reviewmill.scoring.fitting import Fit, Scored, fit, fit_prior
 from reviewmill.settings import DEFAULT_MODEL
 
 LOOSE = 5.0
@@ -195,6 +196,17 @@ def sixty(sets: Sequence[Set], everything: Sequence[Set], start: Prior, shares: 
         print(f"{each.name:<28}{len(each.rows) - 60:>5}   {cells}   {floor:.3f}")
 
 
+def without_labels(sets: Sequence[Set], everything: Sequence[Set], start: Prior, shares: dict[str, float]) -> None:
+    """Batch calibration on each file's own comments, from the fit on the other files, which is "before" here."""
+    print(f"\nBatch calibration on each file's own comments, without their labels\n{TITLE}")
+    for each in sets:
+        base = shipped([other for other in everything if other.name != each.name], start, shares)
+        even = dict.fromkeys(base.bias, 1.0)
+        moved = fit_prior([row.logprobs for row in each.rows], base.prior(), even, most=MOST_ODDS)
+        before, after = (holding(each.rows, probabilities(found, each.rows)) for found in (base, moved))
+        print(line(each.name, len(each.rows), before, after))
+
+
 def mean_of(results: Sequence[Holding], rows: int) -> Held:
     """Means over the files."""
     briefs = [each.brief() for each in results]
@@ -243,7 +255,7 @@ async def gather(options: argparse.Namespace) -> tuple[list[Set], list[Set], Pri
     async with analyzer:
         pipeline = await analyzer.pipeline()
         sets = [await ask(pipeline, path, options.rows) for path in options.files]
-        checks = [await ask(pipeline, path, options.rows) for path in options.check]
+        checks = [await ask(pipeline, path, options.check_rows or options.rows) for path in options.check]
         names = (pipeline.labeller.task.name, pipeline.labeller.connection.about.model)
         return sets, checks, Prior.from_weights(analyzer.task.weights), bound_of(pipeline.labeller), names
 
@@ -254,6 +266,7 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+", help="files with all labels of the task")
     parser.add_argument("--check", type=Path, nargs="*", default=[], help="files with fewer labels")
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--check-rows", type=int, help="of each check file; by default as many")
     parser.add_argument("--shares", default="positive=44,neutral=12,negative=44")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--task", default="sentiment")
@@ -270,6 +283,7 @@ def main() -> None:
     checked(checks, start, found)
     halves([*sets, *checks], sets, start, shares)
     sixty([*sets, *checks], sets, start, shares)
+    without_labels([*sets, *checks], sets, start, shares)
     total = sum(len(each.rows) for each in sets)
     calibration = Calibration(
         task=task,
