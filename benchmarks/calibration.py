@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from reviewmill import AsyncSentimentAnalyzer
 from reviewmill.evaluate.answers import answers
@@ -279,6 +280,12 @@ def main() -> None:
     found = shipped(sets, start, shares)
     print(f"task {task}, prompt {bound.prompt}, {model}; labels counted as {options.shares}")
     print(f"temperature {found.temperature:.4f}   " + "   ".join(f"{k} {v:+.4f}" for k, v in found.bias.items()))
+    everything = [row for each in sets for row in each.rows]
+    areas = {
+        name: roc_auc_score([row.label == name for row in everything], [row.logprobs[name] for row in everything])
+        for name in start.bias
+    }
+    print("area under the ROC curve, each label against the others: " + str({k: round(v, 3) for k, v in areas.items()}))
     results = left_out(sets, start, shares)
     checked(checks, start, found)
     halves([*sets, *checks], sets, start, shares)
