@@ -14,7 +14,7 @@ from reviewmill.cache import AnswerCache
 from reviewmill.endpoints import Labeller, Priority
 from reviewmill.errors import EndpointError, ReviewmillError
 from reviewmill.schema import Analysis, Answer, AnsweredBy, Comment, ErrorInfo, Provenance, Route, Span, Status
-from reviewmill.scoring import reweigh
+from reviewmill.scoring import Bound, Calibration, Chosen, choose, reweigh
 from reviewmill.scoring.parts import overall, vote
 from reviewmill.settings import Settings
 from reviewmill.tasks import Task
@@ -128,26 +128,35 @@ class Assembler:
         task: the task; the label stands under its name.
         answerer: tells who gave an answer.
         review_below: confidence under which a person should look (0 to 1).
+        calibrations: replace the task's weights where there is one; it was fitted in their place.
     """
 
-    def __init__(self, task: Task, answerer: Callable[[Answer], AnsweredBy], review_below: float) -> None:
+    def __init__(
+        self,
+        task: Task,
+        answerer: Callable[[Answer], AnsweredBy],
+        review_below: float,
+        calibrations: Calibrations | None = None,
+    ) -> None:
         self.task = task
         self._answerer = answerer
+        self._calibrations = calibrations
         self._review_below = review_below
 
     def answered(self, prepared: Prepared, answer: Answer, route: Route) -> Analysis:
         """The analysis of a comment that was answered."""
         if prepared.cleaned is None:
             raise ValueError("a comment that was refused cannot have an answer")
-        weighed = reweigh(answer.logprobs, self.task.weights) if answer.logprobs else {}
-        probabilities = {name: round(p, 6) for name, p in weighed.items()}
-        # The most probable label; it differs from the generated one where weights decide, or two are nearly even.
+        who = self._answerer(answer)
+        calibration = self._calibration_of(who)
+        probabilities = {name: round(p, 6) for name, p in self._probabilities(prepared, answer, calibration).items()}
+        # The most probable label; it differs from the generated one where calibration decides, or two are nearly even.
         label = max(probabilities, key=probabilities.__getitem__) if probabilities else answer.label
         confidence = round(probabilities[label], 4) if probabilities else None
         spans = locate(answer.keywords, prepared.cleaned)
         flags = list(dict.fromkeys((*prepared.cleaned.flags, *answer.flags)))
         unsure = confidence is None or confidence < self._review_below or not REVIEW_FLAGS.isdisjoint(flags)
-        analysis = self._frame(prepared, label, "ok", route, self._answerer(answer))
+        analysis = self._frame(prepared, label, "ok", route, who)
         analysis.update(
             confidence=confidence,
             probabilities=probabilities,
@@ -158,7 +167,14 @@ class Assembler:
             needs_review=unsure,
         )
         analysis["provenance"]["latency_ms"] = answer.latency_ms if route == "model" else None
+        if probabilities and calibration is not None:
+            analysis["provenance"]["calibration"] = calibration.id
         return analysis
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of this labeller's answers; in a mixed pool, each model has its own."""
+        return self._calibrations.chosen.calibration if self._calibrations else None
 
     def assemble(self, prepared: Prepared, find: Callable[[str], Outcome]) -> Analysis:
         """The analysis of a comment, whatever became of it.
@@ -183,9 +199,7 @@ class Assembler:
             analysis = self.unanswered(prepared, failed)
         else:
             analysis = self._verdict(prepared, [(each, own) for each, own in told if own["status"] == "ok"])
-        analysis["parts"] = [
-            self._part(each, own) for each, own in zip(prepared.parts, analyses, strict=True)
-        ]
+        analysis["parts"] = [self._part(each, own) for each, own in zip(prepared.parts, analyses, strict=True)]
         return analysis
 
     def _verdict(self, prepared: Prepared, judged: Sequence[tuple[PreparedPart, Analysis]]) -> Analysis:
@@ -232,6 +246,16 @@ class Assembler:
             names = (self.task.name, "status", "confidence", "probabilities", "keywords", "flags", "error")
             told |= {name: own[name] for name in names}
         return told
+
+    def _calibration_of(self, who: AnsweredBy) -> Calibration | None:
+        return self._calibrations.of(who) if self._calibrations else None
+
+    def _probabilities(self, prepared: Prepared, answer: Answer, calibration: Calibration | None) -> dict[str, float]:
+        if not answer.logprobs:
+            return {}
+        if calibration is not None:
+            return calibration.apply(answer.logprobs, prepared.text)
+        return reweigh(answer.logprobs, self.task.weights)
 
     def unanswered(self, prepared: Prepared, error: ErrorInfo | None = None) -> Analysis:
         """The analysis of a comment that triage answered, or of one that failed (`error`, or the prepared one's)."""
@@ -287,6 +311,47 @@ Outcome = tuple[Answer, Route] | ErrorInfo
 """What became of one text: an answer and where it came from, or why there is none."""
 
 
+def bound_of(labeller: Labeller) -> Bound:
+    """What a calibration for this labeller's answers is bound to."""
+    about = labeller.connection.about
+    return Bound(model=about.fingerprint, task=labeller.task.asked_hash, prompt=labeller.prompt.id)
+
+
+def choose_calibration(settings: Settings, labeller: Labeller) -> Chosen:
+    """The calibration for this labeller's answers; none where the endpoint gives no probabilities to calibrate.
+
+    Raises:
+        SettingsError: the one that the settings name does not exist, or was fitted for something else.
+    """
+    if not labeller.capabilities.top_logprobs:
+        return Chosen(None)
+    return choose(settings.calibration, bound_of(labeller), labeller.task.name, settings.calibrations_dir)
+
+
+class Calibrations:
+    """The calibration of each model's answers; those of a mixed pool are looked up when their first answer comes.
+
+    Raises:
+        SettingsError: the one that the settings name does not exist, or was fitted for something else.
+    """
+
+    def __init__(self, settings: Settings, labeller: Labeller) -> None:
+        self.chosen = choose_calibration(settings, labeller)
+        self._settings = settings
+        self._task = labeller.task
+        bound = bound_of(labeller)
+        self._by: dict[tuple[str, str], Calibration | None] = {(bound.model, bound.prompt): self.chosen.calibration}
+
+    def of(self, who: AnsweredBy) -> Calibration | None:
+        """The calibration of this model's answers, if there is one."""
+        key = (who.fingerprint, who.prompt)
+        if key not in self._by:
+            bound = Bound(model=who.fingerprint, task=self._task.asked_hash, prompt=who.prompt)
+            settings = self._settings
+            self._by[key] = choose(settings.calibration, bound, self._task.name, settings.calibrations_dir).calibration
+        return self._by[key]
+
+
 @dataclass(slots=True)
 class _Shared:
     """One request for an answer, and how many wait for it."""
@@ -303,13 +368,21 @@ class Pipeline:
         settings: limits and thresholds.
         labeller: asks the model.
         cache: where answers are kept, or None.
+
+    Attributes:
+        calibration_notes: what the user should know about the choice of the calibration.
+
+    Raises:
+        SettingsError: the calibration that the settings name does not exist, or was fitted for something else.
     """
 
     def __init__(self, settings: Settings, labeller: Labeller, cache: AnswerCache | None) -> None:
         self.settings = settings
         self.labeller = labeller
         self.cache = cache
-        self.assembler = Assembler(labeller.task, labeller.answerer, settings.review_below)
+        calibrations = Calibrations(settings, labeller)
+        self.calibration_notes = calibrations.chosen.notes
+        self.assembler = Assembler(labeller.task, labeller.answerer, settings.review_below, calibrations)
         self._in_flight: dict[tuple[bytes, Priority], _Shared] = {}
 
     def prepare(self, comment: Comment) -> Prepared:

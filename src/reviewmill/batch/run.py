@@ -178,9 +178,13 @@ class Run:
         return manifest
 
     def _notes(self) -> list[str]:
-        labeller = self.pipeline.labeller
-        notes = list(dict.fromkeys((*labeller.capabilities.fallbacks(), *self.warnings, *labeller.connection.notes)))
-        if self.pipeline.labeller.capabilities.top_logprobs:
+        pipeline = self.pipeline
+        labeller, calibration = pipeline.labeller, pipeline.assembler.calibration
+        said = (*labeller.capabilities.fallbacks(), *self.warnings, *pipeline.calibration_notes)
+        notes = list(dict.fromkeys((*said, *labeller.connection.notes)))
+        if calibration is not None:
+            notes.append(f"`confidence` is calibrated: {calibration.describe()}.")
+        elif labeller.capabilities.top_logprobs:
             notes.append("`confidence` is the model's own probability of the label; it is not calibrated.")
         return notes
 

@@ -42,6 +42,7 @@ def analyze(
         str | None, typer.Option(help="Long comments: split (part by part) or whole; without, they are shortened.")
     ] = None,
     redact: Annotated[bool | None, typer.Option(help="Mask personal data before anything else sees a comment.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="auto, none, or one by file, name or id.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that is not ours.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result (texts) or the manifest as JSON.")] = False,
@@ -66,6 +67,7 @@ def analyze(
         task=task,
         long=long,
         redact=redact,
+        calibration=calibration,
     )
     from reviewmill.cli import work
 

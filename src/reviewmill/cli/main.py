@@ -14,6 +14,7 @@ import typer
 
 from reviewmill.cli import (
     analyze,
+    calibrate,
     challenge,
     chat,
     compare,
@@ -46,6 +47,8 @@ app.command("errors")(errors.errors)
 app.command("compare")(compare.compare)
 app.command("challenge")(challenge.challenge)
 app.command("improve")(improve.improve)
+app.command("calibrate")(calibrate.calibrate)
+app.add_typer(calibrate.app, name="calibrations")
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 app.add_typer(tasks.app, name="tasks")

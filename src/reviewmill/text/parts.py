@@ -24,9 +24,7 @@ _AIM: Final = 400
 _LEAST: Final = 60
 """Code points: a paragraph that has fewer (a heading, "优点：") goes with the next one."""
 
-_TIME = (
-    r"[\[(（【]?\s*(?:\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}日?[ T]*)?\d{1,2}[:：]\d{2}(?:[:：]\d{2})?(?:[.,]\d+)?\s*[\])）】]?"
-)
+_TIME = r"[\[(（【]?\s*(?:\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}日?[ T]*)?\d{1,2}[:：]\d{2}(?:[:：]\d{2})?(?:[.,]\d+)?\s*[\])）】]?"
 _LETTER = r"[^\s:：,，。.!！?？;；\[\]【】(（)）<>《》\"“”]"
 _NAME = rf"{_LETTER}{{1,12}}(?:[ \t]?{_LETTER}{{1,12}}){{0,2}}"
 # "[10:02] 客服小王：您好", "用户: …", "Agent 2 (10:03): …"
@@ -39,8 +37,35 @@ _CUSTOMER: Final = (
     *("customer", "client", "user", "buyer", "caller", "guest", "visitor", "consumer", "passenger", "patient"),
 )
 _AGENT: Final = (
-    *("客服", "坐席", "座席", "商家", "卖家", "店家", "店主", "店小二", "机器人", "助手", "助理", "系统", "话务员", "顾问"),
-    *("专员", "接线员", "agent", "support", "representative", "rep", "advisor", "adviser", "assistant", "bot", "system"),
+    *(
+        "客服",
+        "坐席",
+        "座席",
+        "商家",
+        "卖家",
+        "店家",
+        "店主",
+        "店小二",
+        "机器人",
+        "助手",
+        "助理",
+        "系统",
+        "话务员",
+        "顾问",
+    ),
+    *(
+        "专员",
+        "接线员",
+        "agent",
+        "support",
+        "representative",
+        "rep",
+        "advisor",
+        "adviser",
+        "assistant",
+        "bot",
+        "system",
+    ),
     *("operator", "seller", "staff", "service", "shop", "ivr"),
 )
 _SENTENCE: Final = re.compile(r"[^。！？!?；;\n]*(?:[。！？!?；;\n]+[”\"』」）)]*|$)")
