@@ -4,7 +4,7 @@
 
 Converts the embedded model's GGUF to bfloat16 (3.1 GB in DIR; kept), starts vLLM as `reviewmill engine` plans it, tries
 it with real questions, analyses comments with and without keywords and in JSON, and stops it. The labels are compared
-with those of the embedded engine, which answers with the same weights in their quantised form. `make test-vllm` runs it.
+with those of the embedded engine, which has the same weights in their quantised form. `make test-vllm` runs it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from reviewmill import SentimentAnalyzer
 from reviewmill.endpoints.vllm.environment import installed
 from reviewmill.models import resolve
-from reviewmill.settings import DEFAULT_MODEL, Settings
+from reviewmill.settings import DEFAULT_MODEL, load_settings
 
 HERE = Path(__file__).parent
 WAYS: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
 def reviewmill(*arguments: object) -> str:
     """Run the command line; end with what it said if it fails."""
     command = [sys.executable, "-m", "reviewmill", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ourselves
     if done.returncode:
         sys.exit(f"reviewmill {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -42,7 +42,7 @@ def reviewmill(*arguments: object) -> str:
 
 def weights(folder: Path) -> Path:
     """The embedded model's weights as vLLM reads them."""
-    settings = Settings()
+    settings = load_settings()
     made = folder / "qwen2.5-coder-1.5b"
     if not (made / "config.json").exists():
         environment = installed(settings.engine_dir, "cpu")
@@ -50,7 +50,7 @@ def weights(folder: Path) -> Path:
             sys.exit("vLLM is not installed: make vllm")
         gguf = resolve(DEFAULT_MODEL, models_dir=settings.models_dir).path
         script = HERE.parent / "scripts" / "vllm_model.py"
-        subprocess.run([environment.python, script, "convert", gguf, made], check=True)
+        subprocess.run([environment.python, script, "convert", gguf, made], check=True)  # noqa: S603
     return made
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import psutil
 import pytest
 
@@ -242,6 +243,33 @@ def test_a_killed_engine_comes_back_and_answers_under_the_same_key(place: Place)
             time.sleep(0.2)
         assert analyzer.analyze("太差了")["sentiment"] == "negative"
     assert "started again 1 times; last: it was ended by SIGKILL" in place.run("engine", "status").stdout
+
+
+def test_the_service_uses_it_and_knows_it_again(running: Place) -> None:
+    own = {f"REVIEWMILL_{name.upper()}": str(value) for name, value in running.settings.items()}
+    own |= {"REVIEWMILL_SERVICE__DATA_DIR": str(running.folder / "data"), "REVIEWMILL_CACHE": "none"}
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    command = [sys.executable, "-m", "reviewmill", "serve", "--engine", "vllm", "--port", "0", "--no-auth"]
+    log = running.folder / "serve.log"
+    with log.open("w") as file:
+        service = subprocess.Popen(command, stderr=file, stdout=file, env=os.environ | own | {"PYTHONPATH": path})
+    try:
+        deadline = time.monotonic() + 60
+        while "reviewmill serves " not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        url = log.read_text().partition("reviewmill serves ")[2].split(";")[0]
+        with httpx2.Client(base_url=url, trust_env=False, timeout=30) as http:
+            (answer,) = http.post("/v1/analyze", json={"text": "质量很好"}).json()["results"]
+            time.sleep(2.5)  # what was found of the model counts for two seconds; then it is asked anew
+            health = http.get("/readyz")
+        assert answer["sentiment"] == "positive"
+        assert answer["provenance"]["model"] == "tiny"
+        assert health.status_code == 200, health.text
+        assert "another model" not in log.read_text()
+    finally:
+        service.terminate()
+        service.wait(40)
 
 
 # What goes wrong
