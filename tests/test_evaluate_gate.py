@@ -109,6 +109,9 @@ def test_exit_codes_in_a_real_process(stub, own) -> None:
     assert worse.returncode == 4
     assert "Significantly worse" in worse.stderr
     assert 'class="verdict worse"' in (own / "g.html").read_text()
+    gate = read_report(own / "g.json").gate
+    assert gate is not None
+    assert (gate.verdict, gate.max_drop) == ("worse", 0.01)
     missing = call(bad, "--against", "nothing.json")
     assert missing.returncode == 1
     assert "nothing.json does not exist" in missing.stderr

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from evaluated import BAD, GOOD, PLAIN, comments, reviewmill, write_rows
 from reviewmill.errors import EndpointLostError, InputError, OutputError
 from reviewmill.evaluate.report import Report, read_report
+from service import wait_until
 from stub_endpoint import BARE, StubEndpoint
 
 
@@ -92,6 +96,26 @@ def test_an_endpoint_that_goes_away_keeps_what_was_answered(tmp_path) -> None:
         stub.drop_next = 0
         assert reviewmill("evaluate", path, *options).exit_code == 0
         assert read_report(tmp_path / "report.json").effort.asked == 50
+
+
+@pytest.mark.slow
+def test_an_interrupted_evaluation_continues(stub, tmp_path) -> None:
+    stub.latency = 0.1
+    path = write_rows(tmp_path / "rows.jsonl", comments(60, 60))
+    command = [sys.executable, "-m", "reviewmill", "evaluate", str(path), "--label", "label", "--endpoint", stub.url]
+    process = subprocess.Popen([*command, "--concurrency", "2"], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: sum(stub.asked.values()) >= 20, 60)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in said
+    assert not (tmp_path / "rows.evaluation.json").exists()
+    asked = sum(stub.asked.values())
+    assert asked < 120
+    stub.latency = 0
+    assert reviewmill(*command[3:]).exit_code == 0
+    # What was in flight when it was stopped is asked once more, and nothing else.
+    assert sum(stub.asked.values()) <= 120 + 2
 
 
 def test_failed_and_silent_comments_are_in_no_score_but_told(tmp_path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from dataclasses import dataclass, replace
 from itertools import product
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reviewmill.analyzer import AsyncSentimentAnalyzer
-from reviewmill.cli.measuring import Asked, number, share, warn
+from reviewmill.cli.measuring import Asked, number, run_kept, share, warn
 from reviewmill.cli.show import RunDisplay, console
 from reviewmill.errors import SettingsError
 from reviewmill.evaluate.compare import MOST_SYSTEMS, Comparison, compare
@@ -152,7 +151,7 @@ def compare_file(
     labelled = _drawn(asked.read(first), rows, seed)
     if not quiet:
         warn(labelled.warnings)
-    reports = asyncio.run(_asked(asked, labelled, systems, seed, quiet=quiet))
+    reports = run_kept(_asked(asked, labelled, systems, seed, quiet=quiet))
     comparison = compare(reports)
     write_comparison(comparison, json, html)
     if not quiet:

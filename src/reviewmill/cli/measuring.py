@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.markup import escape
@@ -20,7 +20,7 @@ from reviewmill.evaluate.run import check_files, evaluate, read_baseline, report
 from reviewmill.tasks import load_task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from reviewmill.evaluate.measures import Estimate, Measures
     from reviewmill.evaluate.report import Report
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from reviewmill.tasks import Task
 
 _SHOWN_SLICES = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,9 @@ def evaluate_file(
     labelled = asked.read(load_task(settings.task))
     if not quiet:
         warn(labelled.warnings)
-    report = asyncio.run(_evaluated(asked, labelled, settings, seed, quiet=quiet))
+    report = run_kept(_evaluated(asked, labelled, settings, seed, quiet=quiet))
     gate = check_against(report, before, max_drop=max_drop) if before is not None else None
-    write_report(report, json, html, gate)
+    write_report(report.model_copy(update={"gate": gate}), json, html)
     if not quiet:
         show_report(report)
         console(stderr=True).print(f"Report: [bold]{escape(str(html))}[/bold]   JSON: {escape(str(json))}")
@@ -105,6 +107,15 @@ async def _evaluated(asked: Asked, labelled: Labelled, settings: Settings, seed:
     if not quiet:
         warn(analyzer.warnings)
     return report
+
+
+def run_kept(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; who interrupts is told that nothing is lost."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        typer.echo("\nStopped. What was answered is kept; run the same command again and it continues.", err=True)
+        raise
 
 
 def warn(warnings: Sequence[str]) -> None:

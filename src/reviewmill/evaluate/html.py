@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from reviewmill.evaluate.compare import ComparedRow, Comparison, Pair
-    from reviewmill.evaluate.gate import Gate
     from reviewmill.evaluate.measures import Measures, Slice, Threshold
     from reviewmill.evaluate.report import Data, Report, RowRecord
 
@@ -46,12 +45,11 @@ class Wrong:
     parts: list[tuple[bool, str]]
 
 
-def report_page(report: Report, gate: Gate | None = None) -> str:
+def report_page(report: Report) -> str:
     """An evaluation's report as HTML.
 
     Args:
         report: the evaluation.
-        gate: the comparison with an earlier one, if there was one.
     """
     wrong = sorted((row for row in report.rows if not row.right), key=lambda row: -(row.confidence or 0))
     errors = [_wrong(row) for row in wrong[:MOST_ERRORS]]
@@ -61,7 +59,7 @@ def report_page(report: Report, gate: Gate | None = None) -> str:
     return page.render(
         _frame(),
         r=report,
-        gate=gate,
+        gate=report.gate,
         present=[name for name in report.labels if report.data.labels.get(name)],
         accept=_accept(best),
         warnings_zh=_warnings_zh(report),

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from reviewmill._version import __version__
 from reviewmill.errors import InputError, OutputError
 from reviewmill.evaluate.answers import describe
+from reviewmill.evaluate.gate import Gate
 from reviewmill.evaluate.measures import Estimate, Measured, Measures, Slice
 from reviewmill.evaluate.metrics import Judgements, indices, measure, wilson
 from reviewmill.evaluate.slices import Facets, column_facets, slices
@@ -125,7 +126,8 @@ class Report(Measured):
         decided: accuracy over the answers that name a label that occurs; None where `outside` is empty.
         restricted: the same measures with the answer taken among the labels that occur; None where all do, or where
             there are no probabilities.
-        slices: parts of the rows; the first scores are `measures`, or `restricted` where there is one.
+        slices: parts of the rows; their scores are those of `measures`, or of `restricted` where there is one.
+        gate: the comparison with an earlier report, where one was asked for.
     """
 
     schema_version: Literal[1] = REPORT_VERSION
@@ -144,6 +146,7 @@ class Report(Measured):
     restricted: Measures | None
     slices: list[Slice]
     effort: Effort
+    gate: Gate | None = None
     rows: list[RowRecord] = Field(repr=False)
 
     @property

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from reviewmill.batch.run import Progress
     from reviewmill.evaluate.compare import Comparison
-    from reviewmill.evaluate.gate import Gate
     from reviewmill.evaluate.labelled import Labelled
     from reviewmill.evaluate.report import Report
     from reviewmill.pipeline import Pipeline
@@ -114,7 +113,7 @@ def _ours(path: Path) -> bool:
     return _MARK in head or ('"schema_version"' in head[:200] and '"reviewmill"' in head)
 
 
-def write_report(report: Report, json: Path, html: Path, gate: Gate | None = None) -> None:
+def write_report(report: Report, json: Path, html: Path) -> None:
     """Write a report as JSON and as an HTML page.
 
     Raises:
@@ -123,7 +122,7 @@ def write_report(report: Report, json: Path, html: Path, gate: Gate | None = Non
     from reviewmill.evaluate.html import report_page
 
     write_text(json, as_json(report))
-    write_text(html, report_page(report, gate))
+    write_text(html, report_page(report))
 
 
 def write_comparison(comparison: Comparison, json: Path, html: Path) -> None:
