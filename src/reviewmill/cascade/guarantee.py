@@ -8,8 +8,8 @@ unknown but not random; the number in the sample is hypergeometric. That is all 
 limit theorem, no assumption on the student, which may be as bad or as wrongly confident as it likes.
 
 Sources: BARGAIN (Zeighami, Shankar and Parameswaran 2025, arXiv 2509.02896) for the problem; fixed-sequence testing
-(Maurer, Hothorn and Lehmacher 1995; Westfall and Krishen 2001) for many prefixes at one price; Katz (1953) and Buonaccorsi
-(1987) for inverting the hypergeometric distribution.
+(Maurer, Hothorn and Lehmacher 1995; Westfall and Krishen 2001) for many prefixes at one price; Katz (1953) and
+Buonaccorsi (1987) for inverting the hypergeometric distribution.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
+from scipy.special import gammaln, ndtri
 
-PREFIXES: Final = 20
-"""How many prefixes of the confidence ordering are tested, unless more are asked for."""
+PREFIXES: Final = 200
+"""How many prefixes of the confidence ordering are tested: a fine grid costs nothing, and stops closer to the limit."""
 
 _CAUTION: Final = 1e-6
 """P-values are raised by this share, which is more than floating-point arithmetic can have taken from them."""
@@ -57,11 +57,7 @@ def tail(population: int, bad: int, drawn: int, seen: int) -> float:
 
 def _log_pmf(population: int, bad: int, drawn: int, counts: Counts) -> Reals:
     good = population - bad
-    return (
-        _log_choose(bad, counts)
-        + _log_choose(good, drawn - counts)
-        - _log_choose(population, np.asarray(drawn))
-    )
+    return _log_choose(bad, counts) + _log_choose(good, drawn - counts) - _log_choose(population, np.asarray(drawn))
 
 
 def _log_choose(n: int, k: npt.NDArray[np.int64]) -> Reals:
@@ -154,8 +150,9 @@ def fixed_sequence(
 ) -> Test:
     """Test prefixes of an ordering, the smallest first, until one fails.
 
-    Since the order of the tests is fixed before the sample is drawn, no correction for their number is needed: to accept
-    a prefix that must not be accepted, the first such prefix must be, and that has a probability of at most delta.
+    Since the order of the tests is fixed before the sample is drawn, no correction for their number is needed: to
+    accept a prefix that must not be accepted, the first such prefix must be, and that happens with a probability of at
+    most delta.
 
     Args:
         ranks: for each sampled comment its place in the ordering, 0 for the most confident.
@@ -183,11 +180,69 @@ def even_prefixes(size: int, count: int = PREFIXES) -> list[int]:
     return sorted({math.ceil(size * number / count) for number in range(1, count + 1)} - {0})
 
 
-def shares(delta: float, rounds: int) -> list[float]:
-    """Split the error probability over rounds: half for the first, half of what is left for each next, all in the end.
+def share(delta: float, round_: int, rounds: int) -> float:
+    """The part of the error probability that a round (from 0) may spend: three quarters of what is left, the last all.
 
-    Whatever round's test is used in the end, and however that choice was made, the sum is delta (Boole's inequality).
+    Whatever round's test is used in the end, and however that choice was made, all parts sum to delta (Boole's
+    inequality).
     """
-    parts = [delta / 2 ** (number + 1) for number in range(rounds)]
-    parts[-1] *= 2
-    return parts
+    left = delta * 0.25**round_
+    return left if round_ == rounds - 1 else 0.75 * left
+
+
+# -- one prefix: what can be certified of it? ------------------------------------------------------------------------
+
+
+def certain_agreement(total: int, size: int, drawn: int, seen: int, delta: float) -> float:
+    """The agreement of the whole output that holds with confidence 1 - delta, where the prefix was fixed beforehand.
+
+    The sampled comments carry the model's label, so that the disagreements among them are not in the output.
+
+    Args:
+        total: comments that needed an answer; those outside the prefix carry the model's label.
+        size: comments of the prefix.
+        drawn: size of the uniform sample from the prefix.
+        seen: disagreements in it.
+        delta: error probability.
+    """
+    return 1 - (most_bad(size, drawn, seen, delta) - seen) / total if total else 1.0
+
+
+# -- planning: what is likely to come of it? These are guesses, on which no guarantee rests. -------------------------
+
+
+def smallest_population(target: float, delta: float, seed_size: Callable[[int], int]) -> int:
+    """The smallest number of comments for which a cascade is worth beginning.
+
+    That is, where a student that disagrees on half of what is allowed can answer half of the comments.
+
+    Args:
+        target: agreement to certify.
+        delta: error probability.
+        seed_size: comments labelled to train the first student, by the number of comments.
+    """
+    low, high = 1, 1
+    while not _pays(high, target, delta, seed_size):
+        low, high = high, high * 2
+        if high > 10**9:
+            return high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _pays(middle, target, delta, seed_size) else (middle + 1, high)
+    return high
+
+
+def _pays(total: int, target: float, delta: float, seed_size: Callable[[int], int]) -> bool:
+    rest = total - seed_size(total)
+    sample = total // 2 - seed_size(total)
+    if sample < 1 or rest <= sample:
+        return False
+    seen = math.floor(sample * (1 - target) / 2)
+    return tail(rest, min(rest, allowed(total, target) + 1), sample, seen) <= delta
+
+
+def likely_bound(bad: Reals, spread: float | Reals, delta: float) -> Reals:
+    """About where the test puts its upper bound if the prefix holds so many bad ones and one in `spread` is sampled."""
+    z = float(ndtri(1 - delta))
+    found: Reals = bad + spread * z * z / 2 + z * np.sqrt(bad * spread + (spread * z) ** 2 / 4)
+    return found

@@ -1,13 +1,13 @@
 """Fitting: multinomial logistic regression on soft labels, its regularisation by cross-validation, its calibration.
 
 The loss is the cross-entropy between the model's probabilities and the student's (distillation: Hinton, Vinyals and
-Dean 2015, arXiv 1503.02531), plus half the squared weights times `strength`; L-BFGS finds its one minimum. Everything is
-deterministic: the same rows give the same student.
+Dean 2015, arXiv 1503.02531), plus half the squared weights times `strength`; L-BFGS finds its one minimum. Everything
+is deterministic: the same rows give the same student.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,9 +20,10 @@ STRENGTHS: Final = (1e-4, 3e-5, 1e-5)
 """Candidates for the regularisation, the strongest first: each fit starts where the stronger one ended."""
 
 FOLDS: Final = 3
-_ROUGH: Final = 25
-_FINE: Final = 100
+_ROUGH: Final = 15
+_FINE: Final = 60
 _MEMORY: Final = 6
+_THREADS: Final = 2
 
 Reals = npt.NDArray[np.float64]
 
@@ -47,89 +48,112 @@ class Fitted:
     Attributes:
         weights: fitted on all rows.
         strength: the regularisation that predicted held-out rows best.
-        held_out: for each row the calibrated probabilities by classifiers that had not seen it.
-        scale: what logits are multiplied by.
-        shift: what is added to them then.
+        held_out: for each row the logits by classifiers that had not seen it.
     """
 
     weights: Weights
     strength: float
     held_out: Reals
-    scale: float
-    shift: Reals
 
 
-def fit(rows: sparse.csr_array, targets: Reals, *, balance: float = 0.0, seed: int = 0) -> Fitted:
+def fit(
+    rows: sparse.csr_array,
+    targets: Reals,
+    *,
+    typical: npt.NDArray[np.bool_],
+    offset: Reals | None = None,
+    balance: float = 0.0,
+    seed: int = 0,
+) -> Fitted:
     """Fit, choose the regularisation, calibrate on held-out rows.
 
     Args:
         rows: comments x features.
         targets: comments x labels, probabilities.
+        typical: which comments are a uniform sample; they alone decide about the regularisation, since the others were
+            chosen for being hard.
+        offset: logits to begin with, comments x labels: what is fitted is the difference to them.
         balance: 0 takes labels as often as they come, 1 gives each label the same weight in all, and what is between
             lies between. The calibration puts the labels' frequencies back into the probabilities.
         seed: decides the folds.
     """
     importance = balanced(targets, balance)
+    offset = np.zeros(targets.shape) if offset is None else offset
     fold = np.random.default_rng(seed).permutation(len(targets)) % FOLDS
     held_out = np.zeros((len(STRENGTHS), *targets.shape))
-    for number in range(FOLDS):
+
+    def work(number: int) -> None:
         learn, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         part, start = rows[learn], None
-        turned = part.T.tocsr()
+        problem = Problem(part, part.T.tocsr(), targets[learn], importance[learn], offset[learn])
         for at, strength in enumerate(STRENGTHS):
-            start = descend(part, turned, targets[learn], importance[learn], strength, start=start, steps=_ROUGH)
-            held_out[at, test] = start.logits(rows[test])
-    calibrated = [calibrate(logits, targets) for logits in held_out]
-    losses = [
-        cross_entropy(apply(logits, *found), targets) for logits, found in zip(held_out, calibrated, strict=True)
-    ]
+            start = descend(problem, strength, start=start, steps=_ROUGH)
+            held_out[at, test] = start.logits(rows[test]) + offset[test]
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(work, range(FOLDS)):
+            pass
+    judged = targets[typical]
+    losses = [cross_entropy(calibrate(logits, judged).logits(logits), judged) for logits in held_out[:, typical]]
     best = int(np.argmin(losses))
-    weights = descend(rows, rows.T.tocsr(), targets, importance, STRENGTHS[best], steps=_FINE)
-    scale, shift = calibrated[best]
-    return Fitted(weights, STRENGTHS[best], softmax(apply(held_out[best], scale, shift)), scale, shift)
+    whole = Problem(rows, rows.T.tocsr(), targets, importance, offset)
+    weights = descend(whole, STRENGTHS[best], steps=_FINE)
+    return Fitted(weights, STRENGTHS[best], held_out[best])
 
 
-def descend(
-    rows: sparse.csr_array,
-    turned: sparse.csr_array,
-    targets: Reals,
-    importance: Reals,
-    strength: float,
-    *,
-    start: Weights | None = None,
-    steps: int,
-) -> Weights:
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a classifier is fitted to.
+
+    Attributes:
+        rows: comments x features.
+        turned: its transpose.
+        targets: comments x labels, probabilities.
+        importance: weight of each comment.
+        offset: comments x labels, logits to begin with.
+    """
+
+    rows: sparse.csr_array
+    turned: sparse.csr_array
+    targets: Reals
+    importance: Reals
+    offset: Reals
+
+
+def descend(problem: Problem, strength: float, *, start: Weights | None = None, steps: int) -> Weights:
     """Minimise the regularised cross-entropy.
 
     Args:
-        rows: comments x features; `turned` is its transpose.
-        turned: see `rows`.
-        targets: comments x labels, probabilities.
-        importance: weight of each comment; they sum to 1.
+        problem: what to fit.
         strength: of the regularisation.
         start: where to begin; None: at zero.
         steps: at most so many steps of L-BFGS.
     """
+    rows, targets = problem.rows, problem.targets
     features, labels = rows.shape[1], targets.shape[1]
-    importance = importance / importance.sum()
+    importance = problem.importance / problem.importance.sum()
+    # One logit of them all is redundant. In an orthonormal basis of what is left, the penalty stays symmetric in the
+    # labels (the optimum's columns sum to zero anyway), and the work is that of one label less.
+    basis = np.linalg.svd(np.eye(labels) - 1 / labels)[0][:, : labels - 1]
+    free = labels - 1
 
     def loss(flat: Reals) -> tuple[float, Reals]:
-        table, bias = flat[: features * labels].reshape(features, labels), flat[features * labels :]
-        logits = rows @ table + bias
+        table, bias = flat[: features * free].reshape(features, free), flat[features * free :]
+        logits = (rows @ table + bias) @ basis.T + problem.offset
         logits -= logits.max(axis=1, keepdims=True)
         shares = np.exp(logits)
         total = shares.sum(axis=1, keepdims=True)
         value = importance @ (np.log(total[:, 0]) * targets.sum(axis=1) - (targets * logits).sum(axis=1))
-        slope = (shares / total - targets) * importance[:, None]
-        gradient = np.concatenate([(turned @ slope + strength * table).reshape(-1), slope.sum(axis=0)])
+        slope = ((shares / total - targets) * importance[:, None]) @ basis
+        gradient = np.concatenate([(problem.turned @ slope + strength * table).reshape(-1), slope.sum(axis=0)])
         return float(value + strength / 2 * np.vdot(table, table)), gradient
 
-    first = np.zeros(features * labels + labels)
+    first = np.zeros((features + 1) * free)
     if start is not None:
-        first = np.concatenate([start.table.reshape(-1), start.bias])
+        first = np.concatenate([(start.table @ basis).reshape(-1), start.bias @ basis])
     options = {"maxiter": steps, "maxcor": _MEMORY, "ftol": 1e-6, "gtol": 1e-6}
     found = minimize(loss, first, jac=True, method="L-BFGS-B", options=options).x
-    return Weights(found[: features * labels].reshape(features, labels), found[features * labels :])
+    return Weights(found[: features * free].reshape(features, free) @ basis.T, basis @ found[features * free :])
 
 
 def balanced(targets: Reals, balance: float) -> Reals:
@@ -139,7 +163,23 @@ def balanced(targets: Reals, balance: float) -> Reals:
     return importance / importance.sum()
 
 
-def calibrate(logits: Reals, targets: Reals) -> tuple[float, Reals]:
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What makes held-out logits right: all are multiplied by `scale`, then each label's is moved by its `shift`."""
+
+    scale: float
+    shift: Reals
+
+    def logits(self, logits: Reals) -> Reals:
+        """Calibrated logits."""
+        return logits * self.scale + self.shift
+
+    def probabilities(self, logits: Reals) -> Reals:
+        """Calibrated probabilities."""
+        return softmax(self.logits(logits))
+
+
+def calibrate(logits: Reals, targets: Reals) -> Calibrated:
     """One scale for all logits, and a shift for each label, that make held-out probabilities right (Platt's manner).
 
     A weak pull towards no change keeps labels that are nearly absent from running away.
@@ -147,19 +187,14 @@ def calibrate(logits: Reals, targets: Reals) -> tuple[float, Reals]:
     count, labels = logits.shape
 
     def loss(flat: Reals) -> tuple[float, Reals]:
-        moved = apply(logits, float(np.exp(flat[0])), flat[1:])
+        moved = logits * np.exp(flat[0]) + flat[1:]
         slope = (softmax(moved) - targets) / count
         value = cross_entropy(moved, targets) + (flat @ flat) / count
         gradient = np.concatenate([[np.exp(flat[0]) * np.vdot(slope, logits)], slope.sum(axis=0)]) + 2 * flat / count
         return value, gradient
 
     found = minimize(loss, np.zeros(labels + 1), jac=True, method="L-BFGS-B").x
-    return float(np.exp(found[0])), found[1:]
-
-
-def apply(logits: Reals, scale: float, shift: Reals) -> Reals:
-    """Calibrated logits."""
-    return logits * scale + shift
+    return Calibrated(float(np.exp(found[0])), found[1:])
 
 
 def softmax(logits: Reals) -> Reals:
@@ -173,9 +208,3 @@ def cross_entropy(logits: Reals, targets: Reals) -> float:
     """Mean over the rows, in nats."""
     logits = logits - logits.max(axis=1, keepdims=True)
     return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - (targets * logits).sum(axis=1)))
-
-
-def chosen(probabilities: Reals) -> npt.NDArray[np.intp]:
-    """The most probable label of each row."""
-    found: npt.NDArray[np.intp] = probabilities.argmax(axis=1)
-    return found

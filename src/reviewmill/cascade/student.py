@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from reviewmill.cascade.features import Floats, Hasher, frequencies, matrix, products
-from reviewmill.cascade.learning import Reals, apply, fit, softmax
+from reviewmill.cascade.features import Floats, Hasher, matrix, products
+from reviewmill.cascade.learning import Calibrated, Reals, calibrate, fit
 
 RARE: Final = 2
 """A feature that fewer training comments have gets no weight."""
@@ -35,23 +35,37 @@ class Student:
         labels: the labels, in the order of the columns.
         table: features x (labels + 1), float32: weights times idf, and idf squared.
         bias: of each label.
-        scale: of all logits (calibration).
-        shift: of each label's logit (calibration).
+        spoken: makes its probabilities those that the model would give, on average.
+        ranked: makes its confidence the probability that its label is the model's; comments are ordered by it.
     """
 
     hasher: Hasher
     labels: tuple[str, ...]
     table: Floats
     bias: Reals
-    scale: float
-    shift: Reals
+    spoken: Calibrated
+    ranked: Calibrated
 
-    def probabilities(self, texts: Sequence[str], *, threads: int = 2) -> Reals:
-        """The student's calibrated probabilities: comments x labels."""
+    def logits(self, texts: Sequence[str], *, threads: int = 2) -> Reals:
+        """What it thinks of comments, uncalibrated: comments x labels."""
         sums = products(self.hasher, texts, self.table, threads=threads).astype(np.float64)
         length = np.sqrt(sums[:, -1:])
-        logits = sums[:, :-1] / np.where(length > 0, length, 1.0) + self.bias
-        return softmax(apply(logits, self.scale, self.shift))
+        logits: Reals = sums[:, :-1] / np.where(length > 0, length, 1.0) + self.bias
+        return logits
+
+    def probabilities(self, logits: Reals) -> Reals:
+        """What it says: comments x labels."""
+        return self.spoken.probabilities(logits)
+
+    def choices(self, logits: Reals) -> npt.NDArray[np.intp]:
+        """The labels that it gives, as columns."""
+        chosen: npt.NDArray[np.intp] = self.probabilities(logits).argmax(axis=1)
+        return chosen
+
+    def confidence(self, logits: Reals) -> Reals:
+        """How probable it holds it that the model gives the same label."""
+        sure: Reals = self.ranked.probabilities(logits)[np.arange(len(logits)), self.choices(logits)]
+        return sure
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,7 @@ class Trained:
 
     Attributes:
         student: trained on all of them.
-        held_out: comments x labels, calibrated probabilities by cross-validation.
+        held_out: comments x labels, logits by cross-validation.
         strength: the regularisation that was chosen.
     """
 
@@ -69,40 +83,64 @@ class Trained:
     strength: float
 
 
-def train(
-    texts: Sequence[str],
-    targets: Reals,
-    labels: Sequence[str],
-    counts: Floats,
-    total: int,
-    *,
-    hasher: Hasher,
-    balance: float = 0.0,
-    seed: int = 0,
-) -> Trained:
-    """Train a student.
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a student learns from.
 
-    Args:
+    Attributes:
         texts: training comments.
         targets: comments x labels: the model's probabilities (or 0 and 1).
-        labels: the labels.
-        counts: how often each feature occurs in a large sample of comments (`frequencies`).
-        total: how many comments that sample had.
-        hasher: makes the features.
+        typical: which of them are a uniform sample, on which the student is calibrated.
         balance: see `learning.fit`.
         seed: decides the folds of the cross-validation.
     """
-    idf = np.maximum(np.log((total + 1) / (counts.astype(np.float64) + 1)), 0.0)
-    idf[-1] = 0.0
-    counted = matrix(hasher.blocks(texts), hasher.size).astype(np.float64)
+
+    texts: Sequence[str]
+    targets: Reals
+    typical: npt.NDArray[np.bool_]
+    balance: float = 0.0
+    seed: int = 0
+
+
+def train(lesson: Lesson, labels: Sequence[str], hasher: Hasher, idf: Reals, *, start: Student | None = None) -> Trained:
+    """Train a student.
+
+    Args:
+        lesson: what it learns from.
+        labels: the labels.
+        hasher: makes the features.
+        idf: weight of each feature (`rarity`).
+        start: a student to begin with, made with the same hasher and idf: the new one is kept near to it, as far as
+            the comments do not say otherwise.
+    """
+    counted = matrix(hasher.blocks(lesson.texts), hasher.size).astype(np.float64)
     kept = np.flatnonzero((np.bincount(counted.indices, minlength=hasher.size) >= RARE) & (idf > 0))
     rows = _weighed(counted, idf, kept)
-    found = fit(rows, targets, balance=balance, seed=seed)
+    before = None if start is None else start.spoken.logits(start.logits(lesson.texts))
+    typical, targets = lesson.typical, lesson.targets
+    found = fit(rows, targets, typical=typical, offset=before, balance=lesson.balance, seed=lesson.seed)
     table = np.zeros((hasher.size, len(labels) + 1), dtype=np.float32)
-    table[kept, :-1] = found.weights.table * idf[kept, None]
+    bias = found.weights.bias
+    if start is not None:
+        table[:, :-1] = start.table[:, :-1] * np.float32(start.spoken.scale)
+        bias = bias + start.bias * start.spoken.scale + start.spoken.shift
+    table[kept, :-1] += (found.weights.table * idf[kept, None]).astype(np.float32)
     table[:, -1] = idf**2
-    student = Student(hasher, tuple(labels), table, found.weights.bias, found.scale, found.shift)
-    return Trained(student, found.held_out, found.strength)
+    spoken = calibrate(found.held_out[typical], targets[typical])
+    ranked = calibrate(found.held_out[typical], np.eye(len(labels))[targets[typical].argmax(axis=1)])
+    return Trained(Student(hasher, tuple(labels), table, bias, spoken, ranked), found.held_out, found.strength)
+
+
+def rarity(counts: Floats, total: int) -> Reals:
+    """The idf of each feature.
+
+    Args:
+        counts: how often each occurs in a large sample of comments (`frequencies`); the last means nothing.
+        total: how many comments that sample had.
+    """
+    idf = np.maximum(np.log((total + 1) / (counts.astype(np.float64) + 1)), 0.0)
+    idf[-1] = 0.0
+    return idf
 
 
 def _weighed(counted: sparse.csr_array, idf: Reals, kept: npt.NDArray[np.intp]) -> sparse.csr_array:
