@@ -60,7 +60,7 @@ def fit(
     rows: sparse.csr_array,
     targets: Reals,
     *,
-    typical: npt.NDArray[np.bool_],
+    weight: Reals,
     offset: Reals | None = None,
     balance: float = 0.0,
     seed: int = 0,
@@ -70,8 +70,8 @@ def fit(
     Args:
         rows: comments x features.
         targets: comments x labels, probabilities.
-        typical: which comments are a uniform sample; they alone decide about the regularisation, since the others were
-            chosen for being hard.
+        weight: how many others each comment stands for; it decides about the regularisation and the calibration, not
+            about the fit, which profits from hard comments beyond their number.
         offset: logits to begin with, comments x labels: what is fitted is the difference to them.
         balance: 0 takes labels as often as they come, 1 gives each label the same weight in all, and what is between
             lies between. The calibration puts the labels' frequencies back into the probabilities.
@@ -93,8 +93,7 @@ def fit(
     with ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(work, range(FOLDS)):
             pass
-    judged = targets[typical]
-    losses = [cross_entropy(calibrate(logits, judged).logits(logits), judged) for logits in held_out[:, typical]]
+    losses = [cross_entropy(calibrate(logits, targets, weight).logits(logits), targets, weight) for logits in held_out]
     best = int(np.argmin(losses))
     whole = Problem(rows, rows.T.tocsr(), targets, importance, offset)
     weights = descend(whole, STRENGTHS[best], steps=_FINE)
@@ -179,21 +178,27 @@ class Calibrated:
         return softmax(self.logits(logits))
 
 
-def calibrate(logits: Reals, targets: Reals) -> Calibrated:
+def calibrate(logits: Reals, targets: Reals, weight: Reals) -> Calibrated:
     """One scale for all logits, and a shift for each label, that make held-out probabilities right (Platt's manner).
 
     A weak pull towards no change keeps labels that are nearly absent from running away.
+
+    Args:
+        logits: comments x labels.
+        targets: comments x labels, probabilities.
+        weight: how many others each comment stands for.
     """
-    count, labels = logits.shape
+    share = weight / weight.sum()
+    pull = float(share @ share)  # one over the number of comments, where all weigh the same
 
     def loss(flat: Reals) -> tuple[float, Reals]:
         moved = logits * np.exp(flat[0]) + flat[1:]
-        slope = (softmax(moved) - targets) / count
-        value = cross_entropy(moved, targets) + (flat @ flat) / count
-        gradient = np.concatenate([[np.exp(flat[0]) * np.vdot(slope, logits)], slope.sum(axis=0)]) + 2 * flat / count
+        slope = (softmax(moved) - targets) * share[:, None]
+        value = cross_entropy(moved, targets, weight) + float(flat @ flat) * pull
+        gradient = np.concatenate([[np.exp(flat[0]) * np.vdot(slope, logits)], slope.sum(axis=0)]) + 2 * flat * pull
         return value, gradient
 
-    found = minimize(loss, np.zeros(labels + 1), jac=True, method="L-BFGS-B").x
+    found = minimize(loss, np.zeros(logits.shape[1] + 1), jac=True, method="L-BFGS-B").x
     return Calibrated(float(np.exp(found[0])), found[1:])
 
 
@@ -204,7 +209,8 @@ def softmax(logits: Reals) -> Reals:
     return found
 
 
-def cross_entropy(logits: Reals, targets: Reals) -> float:
-    """Mean over the rows, in nats."""
+def cross_entropy(logits: Reals, targets: Reals, weight: Reals) -> float:
+    """Weighted mean over the rows, in nats."""
     logits = logits - logits.max(axis=1, keepdims=True)
-    return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - (targets * logits).sum(axis=1)))
+    each = np.log(np.exp(logits).sum(axis=1)) * targets.sum(axis=1) - (targets * logits).sum(axis=1)
+    return float(each @ weight / weight.sum())

@@ -39,6 +39,7 @@ _ACTIVE_LEAST: Final = 50
 _ACTIVE_SHARE: Final = 0.5
 _ACTIVE_DRAWS: Final = 5
 _WORTH: Final = 0.9
+_CALM: Final = 10
 _COUNTED: Final = 50_000
 _BUDGET_SAMPLE: Final = 0.15
 
@@ -133,7 +134,8 @@ class Router:
         self._hasher = hasher or Hasher()
         self._start = start
         self._asked = np.zeros(len(texts), dtype=np.bool_)
-        self._typical = np.zeros(len(texts), dtype=np.bool_)
+        self._weight = np.zeros(len(texts))
+        self._bias = 1.0
         self._draws: list[Draw] = []
         self._trained: Trained | None = None
         self._idf: Reals | None = None
@@ -151,7 +153,11 @@ class Router:
         """What the model is to label; call `learn` with the labels of each draw before asking for the next."""
         if len(self.texts) < self.smallest:
             return
-        while (draw := self._recorded.pop(0) if self._recorded else self._plan()) is not None:
+        while True:
+            planned = self._plan()  # also where a draw was recorded: what is learned on the way must be the same
+            draw = self._recorded.pop(0) if self._recorded else planned
+            if draw is None:
+                return
             yield draw
             self._take(draw)
 
@@ -191,7 +197,7 @@ class Router:
             left = len(rest) - max((round_.spared for round_ in self.rounds), default=0)
             if self._draws[-1].role == "certify" and ahead.calls > _WORTH * left:
                 return None
-        active = round(_ACTIVE_SHARE * len(ahead.beyond))
+        active = min(round(_ACTIVE_SHARE * len(ahead.beyond)), int(self._asked.sum()))
         tried = sum(draw.role == "active" and draw.round == len(self.rounds) for draw in self._draws)
         if active >= self._least_active() and tried < _ACTIVE_DRAWS:
             return self._draw("active", rest[chance.choice(ahead.beyond, active, replace=False)])
@@ -239,18 +245,54 @@ class Router:
         logits = self._logits(rest)
         delta = guarantee.share(self.goal.delta, len(self.rounds), self.goal.rounds)
         groups = self._groups(logits, delta)
-        return rest, forecast(groups, 1 - self._known().student.confidence(logits), len(rest))
+        doubt = np.minimum(1, self._bias * (1 - self._known().student.confidence(logits)))
+        return rest, forecast(groups, doubt, len(rest))
 
     # -- after a draw -----------------------------------------------------------------------------------------------
 
     def _take(self, draw: Draw) -> None:
         if draw.role == "certify":
             self._test(draw)
+        if self._draws:
+            self._compare(draw)
+            self._weigh(draw)
+        self._weight[draw.rows] = 1 if not self._draws else self._weight[draw.rows]
         self._asked[draw.rows] = True
-        self._typical[draw.rows] = draw.role != "active"
         self._draws.append(draw)
         self._trained = self._thought = None
         self.standing.labelled = int(self._asked.sum())
+
+    def _compare(self, draw: Draw) -> None:
+        """See how far the student's doubt about comments that it did not know was right, to forecast better."""
+        rest = np.flatnonzero(~self._asked)
+        place, logits = np.searchsorted(rest, draw.rows), self._logits(rest)
+        student = self._known().student
+        bad = self._disagrees(draw.rows, student.choices(logits)[place]).sum()
+        self._bias = (bad + _CALM) / ((1 - student.confidence(logits)[place]).sum() + _CALM)
+
+    def _weigh(self, draw: Draw) -> None:
+        """Settle how many of the comments that have no label each labelled one stands for, now that more have one."""
+        rest = np.flatnonzero(~self._asked)
+        left = len(rest) - len(draw.rows)
+        if draw.role == "active":
+            student, logits = self._known().student, self._logits(rest)
+            taken = np.isin(rest, draw.rows)
+            # Where comments were taken, those that are left are represented by all that have a label there.
+            edge = np.full(len(self.labels), -1.0)
+            np.maximum.at(edge, student.choices(logits)[taken], student.confidence(logits)[taken])
+            left = int(np.sum(student.confidence(logits) <= edge[student.choices(logits)])) - len(draw.rows)
+            learned = np.flatnonzero(self._asked & ~np.isnan(self.targets).any(axis=1))
+            held_out = self._known().held_out
+            low = student.confidence(held_out) <= edge[student.choices(held_out)]
+            there, elsewhere = learned[low], learned[~low]
+            self._weight[there] = self._weight[draw.rows] = left / (len(there) + len(draw.rows))
+            others = len(rest) - len(draw.rows) - left
+            self._weight[elsewhere] *= others / max(self._weight[elsewhere].sum(), 1e-9)
+            return
+        total, squares = self._weight.sum(), np.square(self._weight).sum()
+        before = total**2 / squares if squares else 0.0  # so many of equal weight say as much
+        self._weight *= before / (before + len(draw.rows))
+        self._weight[draw.rows] = left / (before + len(draw.rows))
 
     def _test(self, draw: Draw) -> None:
         """Test the student that was trained before this sample was drawn."""
@@ -338,7 +380,7 @@ class Router:
             lesson = Lesson(
                 texts=[self.texts[row] for row in rows],
                 targets=self.targets[rows],
-                typical=self._typical[rows],
+                weight=self._weight[rows],
                 balance=0.5 if self.goal.per_class else 0.0,
                 seed=self._seed,
             )

@@ -90,14 +90,14 @@ class Lesson:
     Attributes:
         texts: training comments.
         targets: comments x labels: the model's probabilities (or 0 and 1).
-        typical: which of them are a uniform sample, on which the student is calibrated.
+        weight: how many comments without a label each of them stands for; the student is calibrated for those.
         balance: see `learning.fit`.
         seed: decides the folds of the cross-validation.
     """
 
     texts: Sequence[str]
     targets: Reals
-    typical: npt.NDArray[np.bool_]
+    weight: Reals
     balance: float = 0.0
     seed: int = 0
 
@@ -117,8 +117,8 @@ def train(lesson: Lesson, labels: Sequence[str], hasher: Hasher, idf: Reals, *, 
     kept = np.flatnonzero((np.bincount(counted.indices, minlength=hasher.size) >= RARE) & (idf > 0))
     rows = _weighed(counted, idf, kept)
     before = None if start is None else start.spoken.logits(start.logits(lesson.texts))
-    typical, targets = lesson.typical, lesson.targets
-    found = fit(rows, targets, typical=typical, offset=before, balance=lesson.balance, seed=lesson.seed)
+    targets, weight = lesson.targets, lesson.weight
+    found = fit(rows, targets, weight=weight, offset=before, balance=lesson.balance, seed=lesson.seed)
     table = np.zeros((hasher.size, len(labels) + 1), dtype=np.float32)
     bias = found.weights.bias
     if start is not None:
@@ -126,8 +126,8 @@ def train(lesson: Lesson, labels: Sequence[str], hasher: Hasher, idf: Reals, *, 
         bias = bias + start.bias * start.spoken.scale + start.spoken.shift
     table[kept, :-1] += (found.weights.table * idf[kept, None]).astype(np.float32)
     table[:, -1] = idf**2
-    spoken = calibrate(found.held_out[typical], targets[typical])
-    ranked = calibrate(found.held_out[typical], np.eye(len(labels))[targets[typical].argmax(axis=1)])
+    spoken = calibrate(found.held_out, targets, weight)
+    ranked = calibrate(found.held_out, np.eye(len(labels))[targets.argmax(axis=1)], weight)
     return Trained(Student(hasher, tuple(labels), table, bias, spoken, ranked), found.held_out, found.strength)
 
 
