@@ -204,6 +204,10 @@ class ServiceUnreachableError(ServiceError):
     """No answer came from the service: nothing listens there, the connection was lost, or it took too long."""
 
 
+class StudentError(ReviewmillError):
+    """A saved student does not exist, is damaged, or belongs to another task."""
+
+
 class CacheError(ReviewmillError):
     """The result cache cannot be opened."""
 

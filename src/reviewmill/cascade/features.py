@@ -82,7 +82,7 @@ class Hasher:
         Returns:
             One block of n-grams, and one of words if there are any.
         """
-        points, separators = _points(texts)
+        points, separators = code_points(texts)
         scrambled = _scrambled()[points]
         blocks = [self._grams(scrambled, separators)]
         if self.words and len(texts):
@@ -110,7 +110,7 @@ class Hasher:
 
     def _words(self, points: Words32, scrambled: Words32, separators: Integers) -> Block:
         """Whole words, and pairs of words that one character parts."""
-        inside = _wordish()[points]
+        inside = wordish()[points]
         edges = np.diff(inside.view(np.int8))
         starts = np.flatnonzero(edges == 1).astype(np.int32) + 1  # a boundary stands before and behind everything
         ends = np.flatnonzero(edges == -1).astype(np.int32) + 1
@@ -136,13 +136,13 @@ class Hasher:
         return mixed.view(np.int32)
 
 
-def _points(texts: Sequence[str]) -> tuple[Words32, Integers]:
+def code_points(texts: Sequence[str]) -> tuple[Words32, Integers]:
     """The code points of all texts, a boundary (0) before and behind each, and where the boundaries are."""
     joined = "\0".join(("", *texts, ""))
     points = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     separators = np.flatnonzero(points == 0).astype(np.int32)
     if len(separators) != len(texts) + 1:  # a comment holds a NUL
-        return _points([text.replace("\0", " ") for text in texts])
+        return code_points([text.replace("\0", " ") for text in texts])
     return points, separators
 
 
@@ -170,7 +170,7 @@ def _scrambled() -> Words32:
 
 
 @cache
-def _wordish() -> npt.NDArray[np.bool_]:
+def wordish() -> npt.NDArray[np.bool_]:
     """Which code points are letters and digits of scripts that write spaces between words."""
     kinds = np.zeros(_CODE_POINTS, dtype=np.bool_)
     kinds[:0x10000] = [chr(code).isalnum() for code in range(0x10000)]
