@@ -113,7 +113,7 @@ async def _endpoint(settings: Settings, *, measure: bool) -> list[Finding]:
 def _calibration(settings: Settings, connection: Connection) -> list[Finding]:
     if not connection.capabilities.top_logprobs:
         return []  # there is no confidence to calibrate, which the endpoint's findings say
-    labeller = Labeller(connection, task=load_task(settings.task), keywords=settings.keywords, wire=settings.wire)
+    labeller = labeller_on(connection, task=load_task(settings.task), keywords=settings.keywords, wire=settings.wire)
     chosen = choose_calibration(settings, labeller)
     notes = [Finding("warn", "calibration", note) for note in chosen.notes]
     if chosen.calibration is not None:

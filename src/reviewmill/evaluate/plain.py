@@ -116,7 +116,7 @@ def plain_pipeline(settings: Settings, connection: Connection, task: Task, cache
     """
     labeller = PlainLabeller(connection, task=task)
     pipeline = Pipeline(settings, labeller, cache)
-    pipeline.assembler = PlainAssembler(task, connection.about, labeller.prompt.id, settings.review_below)
+    pipeline.assembler = PlainAssembler(task, labeller.answerer, settings.review_below)
     return pipeline
 
 
