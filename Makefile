@@ -13,7 +13,7 @@ ONLY := $(if $(filter file,$(origin PYTHON)),,only)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo serve test test-fast test-setup lint format clean model redis postgres vllm test-vllm
+.PHONY: help demo serve test test-fast test-setup lint format clean model redis postgres vllm test-vllm chat chromium
 
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -33,7 +33,7 @@ test: test-setup  ## set up, and run all tests, the slow ones and those with the
 test-fast: $(VENV)/.developing  ## run the tests that are neither slow nor need the embedded model
 	@$(BIN)/python -m pytest -m "not slow and not model"
 
-test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres vllm  ## set up all that the tests need
+test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres vllm chat chromium  ## set up all that the tests need
 
 test-vllm: $(VENV)/.developing model vllm  ## serve the embedded model's weights with the real vLLM, and measure (10 minutes, 20 GB)
 	@$(BIN)/python benchmarks/vllm_engine.py
@@ -94,3 +94,10 @@ postgres:
 # No stamp here either: it is big, and kept where `reviewmill engine` looks for it.
 vllm: $(VENV)/.installed
 	@sh scripts/vllm.sh $(BIN)/reviewmill
+
+# No stamp: it lies beside the models, for all working copies. Without it, the tests that use it are skipped.
+chat: $(VENV)/.serving
+	@$(BIN)/reviewmill chat --install-only --yes || echo "==> No Open WebUI. The tests that use it will be skipped."
+
+chromium:
+	@sh scripts/chromium.sh

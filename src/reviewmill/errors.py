@@ -223,6 +223,16 @@ class ProcessError(ReviewmillError):
     """A program that we run beside us cannot be started, watched or ended."""
 
 
+class InstallError(ReviewmillError):
+    """A program that we run beside us cannot be installed (no suitable Python, no package index, disk full, ...)."""
+
+
+class WebUIError(ReviewmillError):
+    """Open WebUI did not do what was asked of it through its API; `status` is the HTTP status, None if none came."""
+
+    status: int | None = None
+
+
 ROW_ERROR_TYPES: Final[dict[str, str]] = {
     "row_malformed": "the row could not be read (bad JSON, wrong number of fields, ...)",
     "text_missing": "the row has no text field, or its text is not a string",

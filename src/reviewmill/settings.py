@@ -3,7 +3,8 @@
 `Settings()` reads them all. The file is looked for at `$REVIEWMILL_CONFIG`, else `./reviewmill.toml`, else
 `reviewmill.toml` in the user's configuration folder; the first that exists is used whole.
 
-The service's own settings are the table `[service]` of the file, and `REVIEWMILL_SERVICE__PORT` and the like.
+The service's own settings are the table `[service]` of the file, and `REVIEWMILL_SERVICE__PORT` and the like; the
+chat's are `[chat]` and `REVIEWMILL_CHAT__PORT`.
 """
 
 from __future__ import annotations
@@ -80,7 +81,28 @@ class ServiceSettings(BaseModel):
     lease_s: float = Field(default=30.0, ge=1, description="seconds after which a silent worker's job is taken over")
     retention_days: float = Field(default=30.0, gt=0, description="days that an ended job and its files are kept")
 
+    link_days: float = Field(default=7.0, gt=0, le=3650, description="days that a link to a result is good for")
+
     log_texts: bool = Field(default=False, description="write comments into the log")
+
+
+class ChatSettings(BaseModel):
+    """What `reviewmill chat` needs: where Open WebUI listens, and where it and its data are kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="address that Open WebUI listens on")
+    port: int = Field(default=3000, ge=1, le=65535, description="port that Open WebUI listens on")
+    url: str | None = Field(
+        default=None, pattern=r"^https?://[^\s/?#]+[^\s?#]*$", description="what people's browsers call the chat"
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("reviewmill") / "chat",
+        description="where Open WebUI is installed, and its accounts and chats are kept",
+    )
+    python: str | None = Field(default=None, description="a Python 3.11 or 3.12 for Open WebUI; none: looked for")
+    admin_email: str = Field(default="admin@localhost", min_length=3, description="name of the first administrator")
+    environment: dict[str, str] = Field(default={}, description="further variables for Open WebUI (LDAP, OAuth, …)")
 
 
 class Settings(BaseSettings):
@@ -141,6 +163,7 @@ class Settings(BaseSettings):
     )
 
     service: ServiceSettings = Field(default_factory=ServiceSettings, description="see `ServiceSettings`")
+    chat: ChatSettings = Field(default_factory=ChatSettings, description="see `ChatSettings`")
 
     @classmethod
     def settings_customise_sources(

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from reviewmill.cli import analyze, doctor, engine, keys, models, serve, tasks
+from reviewmill.cli import analyze, chat, doctor, engine, keys, models, serve, tasks
 from reviewmill.errors import ReviewmillError
 
 EXIT_ERROR = 1
@@ -32,6 +32,7 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.add_typer(engine.app, name="engine")
 app.add_typer(keys.app, name="keys")
+app.add_typer(chat.app, name="chat")
 
 
 def _print_version(wanted: bool) -> None:
