@@ -37,6 +37,8 @@ test-fast: $(VENV)/.developing  ## run the tests that are neither slow nor need 
 test-vllm: $(VENV)/.developing model vllm  ## serve the embedded model's weights with the real vLLM, and measure (10 minutes, 20 GB)
 	@$(BIN)/python benchmarks/vllm_engine.py
 test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres chat chromium vllm  ## set up all that the tests need
+test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres vllm chat chromium  ## set up all that the tests need
+
 
 lint: $(VENV)/.developing  ## check style (ruff), formatting (ruff format) and types (mypy)
 	@echo "==> Checking style, formatting and types"
@@ -94,6 +96,7 @@ postgres:
 # No stamp here either: it is big, and kept where `reviewmill engine` looks for it.
 vllm: $(VENV)/.installed
 	@sh scripts/vllm.sh $(BIN)/reviewmill
+
 # No stamp: it lies beside the models, for all working copies. Without it, the tests that use it are skipped.
 chat: $(VENV)/.serving
 	@$(BIN)/reviewmill chat --install-only --yes || echo "==> No Open WebUI. The tests that use it will be skipped."

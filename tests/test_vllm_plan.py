@@ -264,13 +264,16 @@ def test_comments_get_8192_tokens() -> None:
 def test_more_than_the_native_window_needs_yarn(length: int, factor: float) -> None:
     plan = planned("qwen2.5-7b-instruct-awq", "rtx4090", max_model_len=length)
     assert option(plan, "--max-model-len") == str(length)
-    assert json.loads(str(option(plan, "--hf-overrides"))) == {
+    overrides = json.loads(str(option(plan, "--hf-overrides")))
+    assert overrides["max_position_embeddings"] == int(32768 * factor) >= length
+    assert overrides == {
+        "max_position_embeddings": int(32768 * factor),
         "rope_parameters": {
             "rope_type": "yarn",
             "factor": factor,
             "original_max_position_embeddings": 32768,
             "rope_theta": 1000000.0,
-        }
+        },
     }
     assert plan.budget.tokens >= length
     assert any("YaRN" in note for note in plan.notes)
