@@ -145,7 +145,9 @@ class _Engine:
 
     def metrics(self) -> str:
         label = f'{{model_name="{self.options.model}"}}'
-        return f"vllm:num_requests_running{label} {self.running}\nvllm:num_requests_waiting{label} {len(self.waiting)}\n"
+        return (
+            f"vllm:num_requests_running{label} {self.running}\nvllm:num_requests_waiting{label} {len(self.waiting)}\n"
+        )
 
 
 class _Connection(asyncio.Protocol):
@@ -181,7 +183,11 @@ class _Connection(asyncio.Protocol):
         elif b"/stub/counts" in head:
             self.send(json.dumps(self.engine.counts()).encode())
         elif b"/v1/models" in head:
-            self.send(json.dumps({"data": [{"id": self.engine.options.model, "object": "model", "owned_by": "stub"}]}).encode())
+            self.send(
+                json.dumps(
+                    {"data": [{"id": self.engine.options.model, "object": "model", "owned_by": "stub"}]}
+                ).encode()
+            )
         elif b"/metrics" in head and self.engine.options.vllm_metrics:
             self.send(self.engine.metrics().encode())
         else:
@@ -204,6 +210,7 @@ class _Connection(asyncio.Protocol):
             if b"kw" in self.body:
                 text += "|" + ",".join(keywords(comment))
         tokens = re.findall(r"\w+|\W+", text)
+        listed = {"content": [_logprob(token) for token in tokens]} if b'"logprobs"' in self.body else None
         reply = {
             "id": "x",
             "object": "chat.completion",
@@ -212,7 +219,7 @@ class _Connection(asyncio.Protocol):
                     "index": 0,
                     "message": {"role": "assistant", "content": text},
                     "finish_reason": "stop",
-                    "logprobs": {"content": [_logprob(token) for token in tokens]} if b'"logprobs"' in self.body else None,
+                    "logprobs": listed,
                 }
             ],
             "usage": {"prompt_tokens": 500, "completion_tokens": len(tokens)},
@@ -224,9 +231,7 @@ class _Connection(asyncio.Protocol):
         self.transport.write(head + content)
 
 
-_OTHERS = [
-    {"token": label, "bytes": list(label.encode()), "logprob": math.log(0.05)} for label in LABELS
-] + [
+_OTHERS = [{"token": label, "bytes": list(label.encode()), "logprob": math.log(0.05)} for label in LABELS] + [
     {"token": f"~{number}", "bytes": list(f"~{number}".encode()), "logprob": -14.0 - number} for number in range(16)
 ]
 

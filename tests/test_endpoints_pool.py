@@ -216,9 +216,7 @@ def test_a_liar_is_sent_away_and_its_texts_are_answered_by_others(servers, tmp_p
     with SentimentAnalyzer(endpoints=[{"url": honest.url}, {"url": liar.url}], **folders) as analyzer:
         analyzer.about()  # its probes were answered well
         liar.nonsense = nonsense
-        manifest = analyzer.analyze_file(
-            write(tmp_path / "in.jsonl", texts), tmp_path / "out.jsonl", text="text"
-        )
+        manifest = analyzer.analyze_file(write(tmp_path / "in.jsonl", texts), tmp_path / "out.jsonl", text="text")
     check(tmp_path, texts)
     assert manifest.endpoints[1]["answered"] == 0
     assert manifest.endpoints[1]["outages"] >= 1
@@ -356,7 +354,10 @@ def test_a_model_that_changes_in_mid_run_is_not_used(servers, tmp_path, folders)
 def test_an_endpoint_with_half_its_weight_is_given_half(servers, tmp_path, folders) -> None:
     engines = [servers.enter_context(RateEndpoint(slots=4, seconds=0.05)) for _ in range(2)]
     texts = comments(400)
-    urls = [{"url": engine.url, "concurrency": 4, "weight": weight} for engine, weight in zip(engines, (1, 0.5))]
+    urls = [
+        {"url": engine.url, "concurrency": 4, "weight": weight}
+        for engine, weight in zip(engines, (1, 0.5), strict=True)
+    ]
     run(urls, texts, tmp_path, folders)
     whole, half = (engine.counts()["answered"] for engine in engines)
     assert 0.35 < half / whole < 0.65

@@ -19,7 +19,9 @@ def sure(label: str, certainty: float) -> dict[str, float]:
 
 shares = st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda values: sum(values) > 0)
 parts = st.lists(
-    st.tuples(shares.map(lambda v: {label: x / sum(v) for label, x in zip(LABELS, v, strict=True)}), st.integers(1, 9999)),
+    st.tuples(
+        shares.map(lambda v: {label: x / sum(v) for label, x in zip(LABELS, v, strict=True)}), st.integers(1, 9999)
+    ),
     min_size=1,
     max_size=30,
 )
@@ -57,7 +59,9 @@ def test_one_overconfident_part_vetoes_nothing() -> None:
 
 
 def test_many_parts_that_say_the_same_are_no_surer_than_one() -> None:
-    assert math.isclose(overall([(sure("positive", 0.8), 10)] * 50)["positive"], overall([(sure("positive", 0.8), 1)])["positive"])
+    assert math.isclose(
+        overall([(sure("positive", 0.8), 10)] * 50)["positive"], overall([(sure("positive", 0.8), 1)])["positive"]
+    )
 
 
 def test_nothing_has_no_verdict() -> None:

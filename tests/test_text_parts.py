@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +87,14 @@ def test_roles_from_names(name: str, role: str | None) -> None:
 
 
 def test_an_article_is_cut_into_paragraphs_and_headings_go_with_what_follows() -> None:
-    text = "外观\n" + "这部手机的外观很漂亮。" * 10 + "\n\n电池\n" + "电池实在太差了。" * 12 + "\n\n" + "总的来说不推荐。" * 40
+    text = (
+        "外观\n"
+        + "这部手机的外观很漂亮。" * 10
+        + "\n\n电池\n"
+        + "电池实在太差了。" * 12
+        + "\n\n"
+        + "总的来说不推荐。" * 40
+    )
     kind, parts = split_text(text, over=300)
     assert kind == "article"
     pieces = [text[part.start : part.end] for part in parts]
@@ -108,13 +117,17 @@ def test_without_any_sentence_it_is_cut_by_length() -> None:
     assert max(part.end - part.start for part in parts) <= 800
 
 
-@given(st.lists(st.sampled_from(["用户：", "客服：", "\n", "很好。", "!", " ", "[10:02] ", "a: ", "。", "词" * 300, "x. y"])))
+@given(
+    st.lists(
+        st.sampled_from(["用户：", "客服：", "\n", "很好。", "!", " ", "[10:02] ", "a: ", "。", "词" * 300, "x. y"])
+    )
+)
 def test_parts_stand_in_order_and_lose_no_word(pieces: list[str]) -> None:
     text = "".join(pieces)
     kind, parts = split_text(text)
     assert parts
     assert all(0 <= part.start <= part.end <= len(text) for part in parts)
-    assert all(one.end <= two.start for one, two in zip(parts, parts[1:], strict=False))
+    assert all(one.end <= two.start for one, two in pairwise(parts))
     if kind == "article":
         assert "".join("".join(text[p.start : p.end].split()) for p in parts) == "".join(text.split())
     if kind == "transcript":

@@ -183,9 +183,7 @@ class Assembler:
             analysis = self.unanswered(prepared, failed)
         else:
             analysis = self._verdict(prepared, [(each, own) for each, own in told if own["status"] == "ok"])
-        analysis["parts"] = [
-            self._part(each, own) for each, own in zip(prepared.parts, analyses, strict=True)
-        ]
+        analysis["parts"] = [self._part(each, own) for each, own in zip(prepared.parts, analyses, strict=True)]
         return analysis
 
     def _verdict(self, prepared: Prepared, judged: Sequence[tuple[PreparedPart, Analysis]]) -> Analysis:

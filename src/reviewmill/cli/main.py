@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from reviewmill.cli import analyze, doctor, engine, keys, models, serve, tasks
+from reviewmill.cli import analyze, bench, doctor, engine, keys, models, serve, tasks
 from reviewmill.errors import ReviewmillError
 
 EXIT_ERROR = 1
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("analyze")(analyze.analyze)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 app.add_typer(tasks.app, name="tasks")

@@ -220,9 +220,7 @@ async def connect(settings: Settings) -> Connection:
         from reviewmill.endpoints.pool import connect_pool
 
         if settings.engine != "auto":
-            raise SettingsError(
-                f"There are endpoints and an engine ({settings.engine}).", hint="Give one of the two."
-            )
+            raise SettingsError(f"There are endpoints and an engine ({settings.engine}).", hint="Give one of the two.")
         return await connect_pool(settings)
     key = settings.api_key.get_secret_value() if settings.api_key else None
     if settings.endpoint == EMBEDDED:

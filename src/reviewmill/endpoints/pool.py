@@ -587,9 +587,7 @@ def _reached_by(member: Member, attempt: asyncio.Task[Connection]) -> Connection
     return None
 
 
-def _what_answers(
-    settings: Settings, reached: list[Connection], members: list[Member]
-) -> tuple[About, Capabilities]:
+def _what_answers(settings: Settings, reached: list[Connection], members: list[Member]) -> tuple[About, Capabilities]:
     if not reached:
         why = "; ".join(f"{member.name}: {member.why}" for member in members)
         raise EndpointUnreachableError(

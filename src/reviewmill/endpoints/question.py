@@ -34,8 +34,8 @@ class Question:
     """
 
     __slots__ = (
-        "_blamed",
         "_began",
+        "_blamed",
         "attempts",
         "counted",
         "done",

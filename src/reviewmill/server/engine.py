@@ -21,7 +21,7 @@ from reviewmill.endpoints import Connection, Gate, PoolConnection, connect, labe
 from reviewmill.endpoints.connection import EMBEDDED
 from reviewmill.errors import BusyError, CacheError, EndpointError, EndpointRefusedError, ReviewmillError, TaskError
 from reviewmill.pipeline import Outcome, Pipeline, Prepared, error_info
-from reviewmill.schema import TEXT_PREFIX_BYTES, Analysis, Answer, Comment, ErrorInfo, Route
+from reviewmill.schema import TEXT_PREFIX_BYTES, Analysis, Answer, Comment
 from reviewmill.server.hot import HotAnswers
 from reviewmill.tasks import BUILTIN_TASKS, Task, load_task
 
