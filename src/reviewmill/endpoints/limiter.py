@@ -28,8 +28,8 @@ MOST: Final = 512
 
 Outcome = Literal["answered", "overloaded", "failed"]
 
-_CLEAR: Final = 1.5
-"""A gain that needs no second look."""
+_CLEAR: Final = 1.4
+"""A gain or a loss that needs no second look."""
 _WORTH: Final = 0.05
 """What a doubling must bring, as a share of the throughput, to be kept; smaller steps in proportion."""
 _SINKING: Final = 0.1
@@ -174,7 +174,7 @@ class Limiter:
             return
         rate = self._count / elapsed
         enough = max(_ROUNDS * self.limit, _LEAST_ANSWERS)
-        early = self._count >= 2 * self.limit and self._search.is_clear(self.limit, rate)
+        early = self._count >= max(2 * self.limit, _LEAST_ANSWERS // 8) and self._search.is_clear(self.limit, rate)
         if not early and self._count < enough:
             return
         if self._peak >= self.limit:  # else there was not enough to do: it says nothing about the engine
@@ -245,7 +245,9 @@ class _Search:
 
     def is_clear(self, limit: int, rate: float) -> bool:
         """Whether this throughput says enough after a short look."""
-        return self._base is not None and limit > self._base[0] and rate > self._base[1] * _CLEAR
+        if self._base is None:
+            return False
+        return rate > self._base[1] * _CLEAR if limit > self._base[0] else rate < self._base[1] / _CLEAR
 
     def settle(self) -> None:
         """Stop climbing: the engine was overrun."""
