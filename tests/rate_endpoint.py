@@ -210,6 +210,7 @@ class _Connection(asyncio.Protocol):
             if b"kw" in self.body:
                 text += "|" + ",".join(keywords(comment))
         tokens = re.findall(r"\w+|\W+", text)
+        listed = {"content": [_logprob(token) for token in tokens]} if b'"logprobs"' in self.body else None
         reply = {
             "id": "x",
             "object": "chat.completion",
@@ -218,9 +219,7 @@ class _Connection(asyncio.Protocol):
                     "index": 0,
                     "message": {"role": "assistant", "content": text},
                     "finish_reason": "stop",
-                    "logprobs": {"content": [_logprob(token) for token in tokens]}
-                    if b'"logprobs"' in self.body
-                    else None,
+                    "logprobs": listed,
                 }
             ],
             "usage": {"prompt_tokens": 500, "completion_tokens": len(tokens)},

@@ -356,7 +356,7 @@ def test_an_endpoint_with_half_its_weight_is_given_half(servers, tmp_path, folde
     texts = comments(400)
     urls = [
         {"url": engine.url, "concurrency": 4, "weight": weight}
-        for engine, weight in zip(engines, (1, 0.5), strict=False)
+        for engine, weight in zip(engines, (1, 0.5), strict=True)
     ]
     run(urls, texts, tmp_path, folders)
     whole, half = (engine.counts()["answered"] for engine in engines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -127,7 +127,7 @@ def test_parts_stand_in_order_and_lose_no_word(pieces: list[str]) -> None:
     kind, parts = split_text(text)
     assert parts
     assert all(0 <= part.start <= part.end <= len(text) for part in parts)
-    assert all(one.end <= two.start for one, two in itertools.pairwise(parts))
+    assert all(one.end <= two.start for one, two in pairwise(parts))
     if kind == "article":
         assert "".join("".join(text[p.start : p.end].split()) for p in parts) == "".join(text.split())
     if kind == "transcript":

@@ -14,6 +14,7 @@ import typer
 
 from reviewmill.cli import (
     analyze,
+    bench,
     calibrate,
     challenge,
     chat,
@@ -49,6 +50,7 @@ app.command("challenge")(challenge.challenge)
 app.command("improve")(improve.improve)
 app.command("calibrate")(calibrate.calibrate)
 app.add_typer(calibrate.app, name="calibrations")
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 app.add_typer(tasks.app, name="tasks")

@@ -257,12 +257,7 @@ class EndpointClient:
         Raises:
             EndpointError: after all attempts; the subclass says which kind.
         """
-        fields: dict[str, Any] = {"model": self.model or "", "temperature": 0, "max_tokens": max_tokens}
-        if top_logprobs:
-            fields |= {"logprobs": True, "top_logprobs": top_logprobs}
-        fields |= constraint or {}
-        before = _encoded(tuple((message["role"], message["content"]) for message in messages[:-1]))
-        body = f'{{"messages": [{before}{json.dumps(messages[-1])}], {json.dumps(fields)[1:]}'.encode()
+        body = self.body(messages, max_tokens=max_tokens, top_logprobs=top_logprobs, constraint=constraint)
         failed: Exception | None = None
         try:
             # The library that counts retries costs more than the rest of the request: most need none.
@@ -285,6 +280,34 @@ class EndpointClient:
         except (openai.OpenAIError, TimeoutError) as error:
             raise self._failure(error, self.timeout) from error
         raise AssertionError("unreachable: the retry loop returns or raises")
+
+    def body(
+        self,
+        messages: list[dict[str, str]],
+        *,
+        max_tokens: int,
+        top_logprobs: int = 0,
+        constraint: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """The request that `complete` sends, as JSON; the arguments are the same."""
+        fields: dict[str, Any] = {"model": self.model or "", "temperature": 0, "max_tokens": max_tokens}
+        if top_logprobs:
+            fields |= {"logprobs": True, "top_logprobs": top_logprobs}
+        fields |= constraint or {}
+        before = _encoded(tuple((message["role"], message["content"]) for message in messages[:-1]))
+        return f'{{"messages": [{before}{json.dumps(messages[-1])}], {json.dumps(fields)[1:]}'.encode()
+
+    async def send(self, body: bytes) -> bytes:
+        """Send a ready request, once, and return the answer unread: what the engine does without our work.
+
+        Raises:
+            EndpointError: it failed.
+        """
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await self._post("/chat/completions", body)
+        except (openai.OpenAIError, TimeoutError) as error:
+            raise self._failure(error, self.timeout) from error
 
     async def _once(self, body: bytes) -> Completion:
         began = time.perf_counter()

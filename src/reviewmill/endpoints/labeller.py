@@ -23,7 +23,7 @@ from reviewmill.scoring import score_labels
 from reviewmill.tasks import CompactWire, JsonWire, Parsed, Prompt, Task, Wire, drop_orders, render
 
 if TYPE_CHECKING:
-    from reviewmill.endpoints.client import Completion
+    from reviewmill.endpoints.client import Completion, EndpointClient
 
 ANSWER_VERSION: Final = 2
 """Raised when the stored `Answer` or its key changes its meaning, so that older cached ones are not used."""
@@ -205,6 +205,21 @@ class Labeller:
         if label is None:
             raise self._unreadable(reply)
         return self._answer(reply, parsed, label, flags)
+
+    async def request(self, text: str) -> tuple[EndpointClient, bytes]:
+        """The first request about one cleaned comment, and the client that would send it; for measuring the engine.
+
+        Raises:
+            ReviewmillError: the endpoint cannot be opened.
+        """
+        client = await self.connection.open(self.prompt)
+        shown, _ = drop_orders(text, self.task)
+        return client, client.body(
+            self.prompt.messages(shown),
+            max_tokens=self._decisive_tokens,
+            top_logprobs=self.capabilities.top_logprobs,
+            constraint=self._constraint,
+        )
 
     async def _ask(self, text: str, max_tokens: int) -> Completion:
         client = await self.connection.open(self.prompt)

@@ -3,9 +3,9 @@
 An engine that works on a batch gives more comments a second the more it has, up to a point; beyond it a further request
 only waits there. Where that point lies depends on card, model, lengths and neighbours, so it is found, not configured:
 
-- *Where the engine shows its line* (the counters of vLLM, SGLang or llama.cpp), the limit grows while nobody waits there
-  and shrinks by a fraction when more than a few do: additive increase, multiplicative decrease (Chiu & Jain 1989,
-  Computer Networks and ISDN Systems 17).
+- *Where the engine shows its line* (the counters of vLLM, SGLang or llama.cpp), the limit grows while nobody waits
+  there and shrinks by a fraction when more than a few do: additive increase, multiplicative decrease (Chiu & Jain
+  1989, Computer Networks and ISDN Systems 17).
 - *Where it does not*, the limit follows throughput. By Little's law (L = X·R) a full engine answers a larger L with a
   longer latency R and the same throughput X: a step up that does not pay is taken back, and once in a while a step down
   is tried that must not cost. Latency alone, which limiters of web services watch, would stop far too early here:
@@ -28,14 +28,16 @@ MOST: Final = 512
 
 Outcome = Literal["answered", "overloaded", "failed"]
 
-_CLEAR: Final = 1.5
-"""A gain that needs no second look."""
+_CLEAR: Final = 1.4
+"""A gain or a loss that needs no second look."""
 _WORTH: Final = 0.05
 """What a doubling must bring, as a share of the throughput, to be kept; smaller steps in proportion."""
-_ROUNDS: Final = 3
+_SINKING: Final = 0.1
+"""What all halvings together may cost; steps up win back what it really was."""
+_ROUNDS: Final = 4
 """Rounds (one answer for each place) of which a throughput is the mean."""
-_LEAST_ANSWERS: Final = 32
-_HOLD_WINDOWS: Final = 8
+_LEAST_ANSWERS: Final = 64
+_HOLD_WINDOWS: Final = 4
 """Windows at one limit before another is tried again."""
 _QUEUE_SHARE: Final = 0.1
 """Of what runs, so much may wait in the engine: a slot that gets free must find its next request there."""
@@ -172,7 +174,7 @@ class Limiter:
             return
         rate = self._count / elapsed
         enough = max(_ROUNDS * self.limit, _LEAST_ANSWERS)
-        early = self._count >= 2 * self.limit and self._search.is_clear(self.limit, rate)
+        early = self._count >= max(2 * self.limit, _LEAST_ANSWERS // 8) and self._search.is_clear(self.limit, rate)
         if not early and self._count < enough:
             return
         if self._peak >= self.limit:  # else there was not enough to do: it says nothing about the engine
@@ -231,43 +233,54 @@ class Place:
 class _Search:
     """Looks for the smallest limit that gives nearly the most throughput. Pure.
 
-    It doubles while that pays, then holds; once in a while it tries a step up or down from there, in turn.
+    It doubles while that pays; where even the first doubling does not, it halves while that costs nothing. Then it
+    holds, and once in a while tries a step up or down from there, in turn.
     """
 
     def __init__(self) -> None:
-        self._climbing = True
+        self._phase: Literal["first", "climbing", "sinking", "holding"] = "first"
         self._base: tuple[int, float] | None = None  # the limit to fall back on, and its throughput
         self._held = 0
         self._upwards = False
 
     def is_clear(self, limit: int, rate: float) -> bool:
         """Whether this throughput says enough after a short look."""
-        return self._climbing and self._base is not None and rate > self._base[1] * _CLEAR and limit > self._base[0]
+        if self._base is None:
+            return False
+        return rate > self._base[1] * _CLEAR if limit > self._base[0] else rate < self._base[1] / _CLEAR
 
     def settle(self) -> None:
         """Stop climbing: the engine was overrun."""
-        self._climbing, self._base, self._held = False, None, 0
+        self._phase, self._base, self._held = "holding", None, 0
 
     def next(self, limit: int, rate: float, most: int) -> int:
         """The limit to try after one that gave this throughput."""
         if self._base is None or limit == self._base[0]:
-            return self._hold(limit, rate, most)
+            return self._again(limit, rate, most)
         before, rate_before = self._base
         self._held = 0
         # Of a step down the logarithm is negative: it must not cost more than a step up must bring.
-        if rate < rate_before * (1 + _WORTH * math.log2(limit / before)):
-            self._climbing = False
+        enough = 1 - _SINKING if self._phase == "sinking" else 1 + _WORTH * math.log2(limit / before)
+        if rate < rate_before * enough:
+            if self._phase == "first" and before > 1:
+                self._phase = "sinking"
+                return before // 2
+            self._phase = "holding"
             return before
-        self._base = (limit, rate)
-        if self._climbing and limit < most:
+        # On the way down the best so far is what counts: many small losses would add up.
+        self._base = (limit, rate if limit > before else max(rate, rate_before))
+        if self._phase in {"first", "climbing"} and limit < most:
+            self._phase = "climbing"
             return limit * 2
-        return limit
+        return limit // 2 if self._phase == "sinking" and limit > 1 else limit
 
-    def _hold(self, limit: int, rate: float, most: int) -> int:
+    def _again(self, limit: int, rate: float, most: int) -> int:
+        """Another throughput of the limit that is held."""
         mean = rate if self._base is None else self._base[1] + 0.3 * (rate - self._base[1])
         self._base = (limit, mean)
-        if self._climbing and limit < most:
+        if self._phase == "first" and limit < most:
             return limit * 2
+        self._phase = "holding"
         self._held += 1
         if self._held < _HOLD_WINDOWS:
             return limit

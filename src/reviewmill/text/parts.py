@@ -24,12 +24,13 @@ _AIM: Final = 400
 _LEAST: Final = 60
 """Code points: a paragraph that has fewer (a heading, "优点：") goes with the next one."""
 
-_TIME = r"[\[(（【]?\s*(?:\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}日?[ T]*)?\d{1,2}[:：]\d{2}(?:[:：]\d{2})?(?:[.,]\d+)?\s*[\])）】]?"
+_DATE = r"\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}日?[ T]*"
+_TIME = rf"[\[(（【]?\s*(?:{_DATE})?\d{{1,2}}[:：]\d{{2}}(?:[:：]\d{{2}})?(?:[.,]\d+)?\s*[\])）】]?"
 _LETTER = r"[^\s:：,，。.!！?？;；\[\]【】(（)）<>《》\"“”]"
 _NAME = rf"{_LETTER}{{1,12}}(?:[ \t]?{_LETTER}{{1,12}}){{0,2}}"
-# Like "[10:02] 客服小王：您好", "用户: …", "Agent 2 (10:03): …"
+# A name with or without a time, then a colon, as in [10:02] 客服小王：您好
 _UTTERANCE: Final = re.compile(rf"[ \t]*(?:{_TIME}[ \t]*)?(?P<name>{_NAME})[ \t]*(?:{_TIME}[ \t]*)?[:：](?!//)[ \t]*")
-# "客服小王 2024-05-01 10:02:11" on a line of its own, what is said on the next ones
+# A name and a time on a line of their own; what is said stands on the next ones.
 _HEADER: Final = re.compile(rf"[ \t]*(?:{_TIME}[ \t]+(?P<after>{_NAME})|(?P<name>{_NAME})[ \t]+{_TIME})[ \t]*$")
 
 _CUSTOMER: Final = (
