@@ -295,8 +295,9 @@ def keywords(comment: str | None) -> list[str]:
 
 
 def _comment(request: dict[str, Any]) -> str | None:
-    match = re.search("<<<(.*)>>>", request["messages"][-1]["content"], re.DOTALL)
-    return match[1] if match else None
+    # Between fences, or behind the plain baseline's last word.
+    match = re.search("<<<(.*)>>>|\n(?:评论：|Comment: )(.*)", request["messages"][-1]["content"], re.DOTALL)
+    return (match[1] or match[2] or "") if match else None
 
 
 def _formats(request: dict[str, Any]) -> dict[str, Any]:
@@ -326,7 +327,8 @@ def _json_answer(schema: dict[str, Any], comment: str | None) -> tuple[str, str,
     name = next(iter(properties))
     labels = properties[name]["enum"]
     words = json.dumps(keywords(comment), ensure_ascii=False, separators=(",", ":"))
-    after = f'","keywords":{words}}}' if "keywords" in properties else '"}'
+    stated = ',"confidence":0.95' if "confidence" in properties else ""
+    after = f'"{stated},"keywords":{words}}}' if "keywords" in properties else f'"{stated}}}'
     return f'{{"{name}":"', decide(comment, labels), after, labels
 
 

@@ -155,7 +155,7 @@ def _sample_table(sample: list[Analysis], task: str) -> Table:
         confidence = "" if analysis["confidence"] is None else f"{analysis['confidence']:.2f}"
         review = " ?" if analysis["needs_review"] else ""
         table.add_row(
-            Text(_one_line(analysis["original_text"], 48)),
+            Text(one_line(analysis["original_text"], 48)),
             Text(label, style=_COLOURS.get(label, "")),
             confidence + review,
             Text("、".join(analysis["keywords"])),
@@ -163,7 +163,8 @@ def _sample_table(sample: list[Analysis], task: str) -> Table:
     return table
 
 
-def _one_line(text: str, limit: int) -> str:
+def one_line(text: str, limit: int) -> str:
+    """A comment on one line, cut to a length."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * limit]).split())
     return line if len(line) <= limit and len(text) <= 2 * limit else line[: limit - 1] + "…"
 

@@ -7,6 +7,7 @@ out and told in `Labelled.warnings` (rows without a label or a text, repeated te
 from __future__ import annotations
 
 import math
+import shlex
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
@@ -204,16 +205,16 @@ class _Sorting:
         if not self._unknown:
             return
         named = [
-            f"{short(name, 40)!r} ({count:,} rows, first row {self._first_unknown[name]:,})"
+            f"{short(name, 40)} ({count:,} rows, first row {self._first_unknown[name]:,})"
             for name, count in self._unknown.most_common(_SHOWN)
         ]
         more = f", and {len(self._unknown) - _SHOWN:,} more" if len(self._unknown) > _SHOWN else ""
-        first = next(iter(self._unknown.most_common(1)))[0]
+        first = shlex.quote(next(iter(self._unknown.most_common(1)))[0][:40])
         raise InputError(
             f"{self.source.path}: {self._unknown.total():,} rows have labels in {self.column!r} that the task "
             f"{self.task.name!r} does not know: {', '.join(named)}{more}.",
-            hint=f"Its labels are: {', '.join(self.task.label_names)}. Translate with --map {short(first, 40)}="
-            f"{self.task.label_names[0]}, or leave such rows out with --map {short(first, 40)}= (nothing after =).",
+            hint=f"Its labels are: {', '.join(self.task.label_names)}. Translate with --map {first}="
+            f"{self.task.label_names[0]}, or leave such rows out with --map {first}= (nothing after =).",
         )
 
 

@@ -61,7 +61,7 @@ class Judgements:
         gold: right labels (n).
         said: given labels (n).
         probabilities: of each label (n x labels), rows sum to 1; None if there are none.
-        confidence: of the given label (n); None if there is none.
+        confidence: of the given label (n), not-a-number where there is none; None if no row has one.
     """
 
     labels: tuple[str, ...]
@@ -75,13 +75,20 @@ class Judgements:
         """Which rows are right (n)."""
         return np.equal(self.gold, self.said)
 
+    def confident(self) -> Judgements | None:
+        """The rows that have a confidence; None if none has."""
+        if self.confidence is None or not (known := np.isfinite(self.confidence)).any():
+            return None
+        probabilities = None if self.probabilities is None else self.probabilities[known]
+        return Judgements(self.labels, self.gold[known], self.said[known], probabilities, self.confidence[known])
+
     def restricted(self) -> Judgements | None:
         """The same rows, judged among the labels that occur only: the most probable of those, probabilities rescaled.
 
-        None where there are no probabilities to choose by, or only one label occurs.
+        None where some row has no probabilities to choose by, or only one label occurs.
         """
         present = np.unique(self.gold)
-        if self.probabilities is None or present.size < 2:
+        if self.probabilities is None or present.size < 2 or not np.isfinite(self.probabilities).all():
             return None
         among = np.maximum(self.probabilities[:, present], _LEAST_PROBABILITY)
         among = among / among.sum(axis=1, keepdims=True)
@@ -99,12 +106,13 @@ def measure(judged: Judgements, *, seed: int = 0) -> Measures:
     """
     if not judged.gold.size:
         raise ValueError("there are no rows to measure")
-    if judged.confidence is None:
+    confident = judged.confident()
+    if confident is None or confident.confidence is None:
         return Measures(scores=scores(judged, seed=seed), reliability=None, selection=None)
     return Measures(
         scores=scores(judged, seed=seed),
-        reliability=reliability(judged, seed=seed),
-        selection=selection(judged.confidence, judged.right),
+        reliability=reliability(confident, seed=seed),
+        selection=selection(confident.confidence, confident.right),
     )
 
 
