@@ -313,6 +313,14 @@ class SentimentAnalyzer:
         result: FrameT = self._call(lambda: self._analyzer.analyze_frame(frame, text))
         return result
 
+    def with_pipeline(self, work: Callable[[Pipeline], Awaitable[T]]) -> T:
+        """Do something else with the pipeline (evaluating, calibrating), in the analyzer's own loop."""
+
+        async def call() -> T:
+            return await work(await self._analyzer.pipeline())
+
+        return self._call(call)
+
     def _call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         if self._portal is None:
             # A thread with a loop of its own: a notebook's loop is already running.

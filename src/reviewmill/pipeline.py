@@ -14,7 +14,7 @@ from reviewmill.cache import AnswerCache
 from reviewmill.endpoints import About, Labeller, Priority
 from reviewmill.errors import EndpointError, ReviewmillError
 from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Provenance, Route, Status
-from reviewmill.scoring import reweigh
+from reviewmill.scoring import Bound, Calibration, Chosen, choose, reweigh
 from reviewmill.settings import Settings
 from reviewmill.tasks import Task
 from reviewmill.text import CleanText, clean, detect_language, locate, redact, shorten, triage
@@ -81,10 +81,19 @@ class Assembler:
         about: what answered.
         prompt_id: names the prompt.
         review_below: confidence under which a person should look (0 to 1).
+        calibration: replaces the task's weights where there is one; it was fitted in their place.
     """
 
-    def __init__(self, task: Task, about: About, prompt_id: str, review_below: float) -> None:
+    def __init__(
+        self,
+        task: Task,
+        about: About,
+        prompt_id: str,
+        review_below: float,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.task = task
+        self.calibration = calibration
         self._about = about
         self._prompt_id = prompt_id
         self._review_below = review_below
@@ -93,9 +102,8 @@ class Assembler:
         """The analysis of a comment that was answered."""
         if prepared.cleaned is None:
             raise ValueError("a comment that was refused cannot have an answer")
-        weighed = reweigh(answer.logprobs, self.task.weights) if answer.logprobs else {}
-        probabilities = {name: round(p, 6) for name, p in weighed.items()}
-        # The most probable label; it differs from the generated one where weights decide, or two are nearly even.
+        probabilities = {name: round(p, 6) for name, p in self._probabilities(prepared, answer).items()}
+        # The most probable label; it differs from the generated one where calibration decides, or two are nearly even.
         label = max(probabilities, key=probabilities.__getitem__) if probabilities else answer.label
         confidence = round(probabilities[label], 4) if probabilities else None
         spans = locate(answer.keywords, prepared.cleaned)
@@ -112,7 +120,16 @@ class Assembler:
             needs_review=unsure,
         )
         analysis["provenance"]["latency_ms"] = answer.latency_ms if route == "model" else None
+        if probabilities and self.calibration is not None:
+            analysis["provenance"]["calibration"] = self.calibration.id
         return analysis
+
+    def _probabilities(self, prepared: Prepared, answer: Answer) -> dict[str, float]:
+        if not answer.logprobs:
+            return {}
+        if self.calibration is not None:
+            return self.calibration.apply(answer.logprobs, prepared.text)
+        return reweigh(answer.logprobs, self.task.weights)
 
     def unanswered(self, prepared: Prepared, error: ErrorInfo | None = None) -> Analysis:
         """The analysis of a comment that triage answered, or of one that failed (`error`, or the prepared one's)."""
@@ -158,6 +175,23 @@ class Assembler:
         )
 
 
+def bound_of(labeller: Labeller) -> Bound:
+    """What a calibration for this labeller's answers is bound to."""
+    about = labeller.connection.about
+    return Bound(model=about.fingerprint, task=labeller.task.asked_hash, prompt=labeller.prompt.id)
+
+
+def choose_calibration(settings: Settings, labeller: Labeller) -> Chosen:
+    """The calibration for this labeller's answers; none where the endpoint gives no probabilities to calibrate.
+
+    Raises:
+        SettingsError: the one that the settings name does not exist, or was fitted for something else.
+    """
+    if not labeller.capabilities.top_logprobs:
+        return Chosen(None)
+    return choose(settings.calibration, bound_of(labeller), labeller.task.name, settings.calibrations_dir)
+
+
 @dataclass(slots=True)
 class _Shared:
     """One request for an answer, and how many wait for it."""
@@ -174,13 +208,27 @@ class Pipeline:
         settings: limits and thresholds.
         labeller: asks the model.
         cache: where answers are kept, or None.
+
+    Attributes:
+        calibration_notes: what the user should know about the choice of the calibration.
+
+    Raises:
+        SettingsError: the calibration that the settings name does not exist, or was fitted for something else.
     """
 
     def __init__(self, settings: Settings, labeller: Labeller, cache: AnswerCache | None) -> None:
         self.settings = settings
         self.labeller = labeller
         self.cache = cache
-        self.assembler = Assembler(labeller.task, labeller.connection.about, labeller.prompt.id, settings.review_below)
+        chosen = choose_calibration(settings, labeller)
+        self.calibration_notes = chosen.notes
+        self.assembler = Assembler(
+            labeller.task,
+            labeller.connection.about,
+            labeller.prompt.id,
+            settings.review_below,
+            chosen.calibration,
+        )
         self._in_flight: dict[tuple[bytes, Priority], _Shared] = {}
 
     def prepare(self, comment: Comment) -> Prepared:

@@ -110,12 +110,18 @@ class Settings(BaseSettings):
     redact: bool = Field(False, description="mask phone, ID-card and card numbers, e-mail, house numbers")
     review_below: float = Field(0.7, ge=0, le=1, description="confidence under which needs_review is set")
 
+    calibration: str = Field("auto", min_length=1, description="auto, none, or one by file, name or id")
+
     threads: int | None = Field(None, ge=1, description="CPU threads of the embedded engine; none: all cores")
     slots: int = Field(16, ge=1, le=256, description="comments that the embedded engine works on at once")
 
     models_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("reviewmill") / "models",
         description="where model files are kept",
+    )
+    calibrations_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("reviewmill") / "calibrations",
+        description="where your own calibrations are kept",
     )
     cache_dir: Path = Field(
         default_factory=lambda: platformdirs.user_cache_path("reviewmill"),

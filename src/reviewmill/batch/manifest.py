@@ -82,6 +82,7 @@ class Tally:
 def describe_run(pipeline: Pipeline, source: Source, output: Path) -> dict[str, Any]:
     """Everything that decides a run's result: two runs with equal descriptions give equal results."""
     labeller, settings = pipeline.labeller, pipeline.settings
+    calibration = pipeline.assembler.calibration
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {
@@ -103,7 +104,7 @@ def describe_run(pipeline: Pipeline, source: Source, output: Path) -> dict[str, 
             "redact": settings.redact,
             "review_below": settings.review_below,
         },
-        "calibration": None,
+        "calibration": calibration.id if calibration is not None else None,
     }
 
 

@@ -174,8 +174,11 @@ class Run:
         return manifest
 
     def _notes(self) -> list[str]:
-        notes = [*self.pipeline.labeller.capabilities.fallbacks(), *self.warnings]
-        if self.pipeline.labeller.capabilities.top_logprobs:
+        notes = [*self.pipeline.labeller.capabilities.fallbacks(), *self.warnings, *self.pipeline.calibration_notes]
+        calibration = self.pipeline.assembler.calibration
+        if calibration is not None:
+            notes.append(f"`confidence` is calibrated: {calibration.describe()}.")
+        elif self.pipeline.labeller.capabilities.top_logprobs:
             notes.append("`confidence` is the model's own probability of the label; it is not calibrated.")
         return notes
 

@@ -32,6 +32,7 @@ def analyze(
     wire: Annotated[str | None, typer.Option(help="Answer format: auto, compact, json or free.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
     redact: Annotated[bool | None, typer.Option(help="Mask personal data before anything else sees a comment.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="auto, none, or one by file, name or id.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that is not ours.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result (texts) or the manifest as JSON.")] = False,
@@ -52,6 +53,7 @@ def analyze(
         concurrency=concurrency,
         task=task,
         redact=redact,
+        calibration=calibration,
     )
     from reviewmill.cli import work
 

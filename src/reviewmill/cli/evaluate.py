@@ -32,6 +32,7 @@ def evaluate(
     keywords: Annotated[bool | None, typer.Option(help="Extract keywords; without, one token a comment.")] = None,
     wire: Annotated[str | None, typer.Option(help="Answer format: auto, compact, json or free.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="auto, none, or one by file, name or id.")] = None,
     against: Annotated[
         Path | None, typer.Option(help="An earlier report (.json): exit 4 if the accuracy is significantly worse.")
     ] = None,
@@ -59,6 +60,7 @@ def evaluate(
         wire=wire,
         concurrency=concurrency,
         task=task,
+        calibration=calibration,
     )
     asked = measuring.Asked(labelled, label, text=text, id=id, mapping=map or (), format=format)
     failed, verdict = measuring.evaluate_file(

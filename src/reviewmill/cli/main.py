@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from reviewmill.cli import analyze, challenge, compare, doctor, errors, evaluate, improve, keys, models, serve, tasks
+from reviewmill.cli import analyze, calibrate, challenge, compare, doctor, errors, evaluate, improve, keys, models, serve, tasks
 from reviewmill.errors import ReviewmillError
 
 EXIT_ERROR = 1
@@ -30,6 +30,8 @@ app.command("analyze")(analyze.analyze)
 app.command("evaluate")(evaluate.evaluate)
 app.command("errors")(errors.errors)
 app.command("compare")(compare.compare)
+app.command("calibrate")(calibrate.calibrate)
+app.add_typer(calibrate.app, name="calibrations")
 app.command("challenge")(challenge.challenge)
 app.command("improve")(improve.improve)
 app.command("doctor")(doctor.doctor)

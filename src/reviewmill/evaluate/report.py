@@ -209,7 +209,7 @@ def build_report(
         ),
         system=_system(pipeline, judgement),
         labels=list(labelled.labels),
-        warnings=[*labelled.warnings, *_warnings(kept, records)],
+        warnings=[*labelled.warnings, *_own_rows(labelled, pipeline), *_warnings(kept, records)],
         unanswered=dict(Counter(record.status for record in records if record.status != "ok")),
         accuracy_of_all=wilson(right, len(records)),
         measures=measure(judged, seed=seed),
@@ -272,6 +272,17 @@ def _facets(records: Sequence[RowRecord], rows: Sequence[Judged]) -> list[Facets
             }
         )
         for record, own in zip(records, columns, strict=True)
+    ]
+
+
+def _own_rows(labelled: Labelled, pipeline: Pipeline) -> list[str]:
+    """A calibration does well on the rows that it was fitted on; that says nothing about others."""
+    calibration = pipeline.assembler.calibration
+    if calibration is None or labelled.digest not in {file.sha256 for file in calibration.fitted_on}:
+        return []
+    return [
+        f"The calibration {calibration.id} was fitted on this very file: how well confidence holds is flattered here. "
+        "What `reviewmill calibrate` printed was measured on rows not fitted on; or evaluate another file."
     ]
 
 
