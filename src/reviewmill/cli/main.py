@@ -12,7 +12,20 @@ from typing import Annotated
 
 import typer
 
-from reviewmill.cli import analyze, calibrate, challenge, compare, doctor, errors, evaluate, improve, keys, models, serve, tasks
+from reviewmill.cli import (
+    analyze,
+    calibrate,
+    challenge,
+    compare,
+    doctor,
+    errors,
+    evaluate,
+    improve,
+    keys,
+    models,
+    serve,
+    tasks,
+)
 from reviewmill.errors import ReviewmillError
 
 EXIT_ERROR = 1

@@ -299,7 +299,7 @@ class Proposer:
         tags = [tag for rule in (*kept, *added) if (tag := self._tag(rule)) is not None]
         if len(set(tags)) < len(tags) or not 0 < len(kept) + len(added) <= MOST_GUIDELINES:
             return
-        changes = (f"guidelines of {one.name} and {other.name}",)
+        changes: tuple[str, ...] = (f"guidelines of {one.name} and {other.name}",)
         examples = one if one.examples_from != "present" else other
         if examples.examples_from != "present":
             changes += (f"examples of {examples.name}",)
