@@ -33,6 +33,7 @@ def challenge(
     cache: Annotated[str | None, typer.Option(help="sqlite, sqlite:PATH, redis://…, or none.")] = None,
     keywords: Annotated[bool, typer.Option(help="Ask for keywords too; without, one token a comment.")] = False,
     wire: Annotated[str | None, typer.Option(help="Answer format: auto, compact, json or free.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="auto, none, or one by file, name or id.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
@@ -45,7 +46,14 @@ def challenge(
     from reviewmill.settings import load_settings
 
     settings = load_settings(
-        task=task, endpoint=endpoint, model=model, cache=cache, keywords=keywords, wire=wire, concurrency=concurrency
+        task=task,
+        endpoint=endpoint,
+        model=model,
+        cache=cache,
+        keywords=keywords,
+        wire=wire,
+        calibration=calibration,
+        concurrency=concurrency,
     )
     phenomena = _chosen(only or [])
     result = _ask(settings, phenomena, mapping or [], quiet=quiet)

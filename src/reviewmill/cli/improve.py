@@ -35,6 +35,9 @@ def improve(
     keywords: Annotated[
         bool, typer.Option(help="Compare prompts that ask for keywords; without, one token a comment.")
     ] = False,
+    calibration: Annotated[
+        str | None, typer.Option(help="Of the present prompt: auto, none, or one by file, name or id.")
+    ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show what it would cost, and stop.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a task file that is there.")] = False,
@@ -51,7 +54,13 @@ def improve(
     from reviewmill.settings import load_settings
 
     settings = load_settings(
-        endpoint=endpoint, model=model, cache=cache, task=task, keywords=keywords, concurrency=concurrency
+        endpoint=endpoint,
+        model=model,
+        cache=cache,
+        task=task,
+        keywords=keywords,
+        calibration=calibration,
+        concurrency=concurrency,
     )
     wanted = Wanted(
         labelled=labelled,

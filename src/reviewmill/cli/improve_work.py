@@ -110,7 +110,7 @@ class _Job:
                 resources.callback(cache.close)
             connection = await connect(settings)
             resources.push_async_callback(connection.aclose)
-            asker = EndpointAsker(settings, connection, cache, self.display.update)
+            asker = EndpointAsker(settings, self.task, connection, cache, self.display.update)
             pipeline = asker.pipeline(self.task)
             state = State.open(wanted.output, self._binding(pipeline))
             if (done := state.report) is not None:
@@ -128,7 +128,13 @@ class _Job:
                 self.labelled,
                 lambda row: texts[row.number],
                 asker,
-                SearchOptions(wanted.budget, wanted.seed, wanted.weights, settings.keywords),
+                SearchOptions(
+                    wanted.budget,
+                    wanted.seed,
+                    weights=wanted.weights,
+                    keywords=settings.keywords,
+                    calibrated=pipeline.assembler.calibration is not None,
+                ),
                 state,
                 Ledger(settings.state_dir / "improve", self.task.name),
                 pool=self.pool,
@@ -154,6 +160,7 @@ class _Job:
             "label": wanted.label,
             "text": wanted.text,
             "map": sorted(parse_mapping(wanted.mapping).items()),
+            "calibration": calibration.id if (calibration := pipeline.assembler.calibration) is not None else None,
             "redact": self.settings.redact,
             "max_comment_chars": self.settings.max_comment_chars,
             "pool": _digest(self.pool.model_dump_json()) if self.pool else None,

@@ -81,6 +81,8 @@ class EndpointAsker:
 
     Args:
         settings: limits and thresholds; `keywords` says what the prompts under comparison ask for.
+        present: the task that others are compared with: it is asked as it is in use, with the calibration that the
+            settings choose. A calibration belongs to one prompt, so the others are asked without.
         connection: where answers come from.
         cache: keeps the answers, so that a stopped search continues; or None.
         on_progress: called after each answer.
@@ -89,11 +91,13 @@ class EndpointAsker:
     def __init__(
         self,
         settings: Settings,
+        present: Task,
         connection: Connection,
         cache: AnswerCache | None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self._settings = settings
+        self._present = present.hash
         self._connection = connection
         self._cache = cache
         self._on_progress = on_progress
@@ -102,7 +106,9 @@ class EndpointAsker:
         """The pipeline of one prompt."""
         wanted = self._settings.keywords if keywords is None else keywords
         labeller = Labeller(self._connection, task=task, keywords=wanted, wire=self._settings.wire)
-        return Pipeline(self._settings, labeller, self._cache)
+        as_set = task.hash == self._present and wanted == self._settings.keywords
+        settings = self._settings if as_set else self._settings.model_copy(update={"calibration": "none"})
+        return Pipeline(settings, labeller, self._cache)
 
     async def ask(self, task: Task, rows: Sequence[LabelledRow]) -> list[Found]:
         """What the task's prompt finds.

@@ -125,8 +125,8 @@ def make_plan(parts: Parts, *, budget: int, keywords: bool, proposer: bool) -> P
     while _divided(there, enough, keywords=keywords, proposer=proposer).rounds[0].candidates < _LEAST_CANDIDATES:
         enough = (enough // 100 + 1) * 100
     raise InputError(
-        f"A budget of {budget:,} questions buys {plan.rounds[0].candidates} prompts to compare; a search needs at least "
-        f"{_LEAST_CANDIDATES}.",
+        f"A budget of {budget:,} questions buys {plan.rounds[0].candidates} prompts to compare; a search needs at "
+        f"least {_LEAST_CANDIDATES}.",
         hint=f"Allow more with --budget; here at least {enough:,}.",
     )
 

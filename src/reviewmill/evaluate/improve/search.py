@@ -40,12 +40,14 @@ class SearchOptions:
         seed: of all chance.
         weights: whether other weights of the labels are tried too; they cost no question.
         keywords: whether the prompts that are compared ask for keywords; else new examples get theirs at the end.
+        calibrated: whether the present prompt is in use with a calibration, which stands in its weights' place.
     """
 
     budget: int = DEFAULT_BUDGET
     seed: int = 0
     weights: bool = True
     keywords: bool = False
+    calibrated: bool = False
 
 
 @dataclass(slots=True)
@@ -161,6 +163,11 @@ class Search:
                 f"No row is {', '.join(missing)}: prompts are compared by the most probable of the labels that occur, "
                 "or the best would be one that never says it. How often it is said wrongly is not measured."
             )
+        if self.options.calibrated:
+            warnings.append(
+                "The present prompt is in use with a calibration, and a new one has to win without. Calibrate it "
+                "afterwards, or compare both without: --calibration none."
+            )
         earlier = self._ledger.times(labelled.digest) - (self.state.phase == "judging")
         if earlier > 0:
             warnings.append(
@@ -271,7 +278,8 @@ class Search:
         """The trials, the present prompt's left out, and each with other weights where these help."""
         gold = [row.label for row in self.select]
         tuned = []
-        for trial in trials if self.options.weights else ():
+        present, *others = trials
+        for trial in [*others, *([] if self.options.calibrated else [present])] if self.options.weights else ():
             better = better_weights(trial.candidate.task, trial.found, gold, self._among)
             if better is None:
                 continue
@@ -287,7 +295,7 @@ class Search:
             ) / len(gold)
             tuned.append(Trial(candidate, trial.found, accuracy, share))
         self._trials += tuned
-        return [*trials[1:], *tuned]
+        return [*others, *tuned]
 
     async def _with_keywords(self, winner: Candidate) -> Candidate:
         """Give new examples the keywords that the present prompt finds: without, they would teach to write none."""
