@@ -88,7 +88,7 @@ def test_examples_of_requests_are_answered(running: RunningService) -> None:
 @pytest.mark.slow
 def test_service_keeps_to_its_document(running: RunningService) -> None:
     schema = schemathesis.openapi.from_url(f"{running.url}/openapi.json")
-    key = running.key("analyse", "admin")
+    key = running.key("analyse", "chat", "admin")
     asked = 0
     for found in schema.get_all_operations():
         operation = found.ok()
