@@ -77,6 +77,8 @@ class Knobs:
     drop_next: int = 0
     hang: bool = False
     nonsense: Nonsense | None = None
+    says: str = "Hello!"
+    """What it answers where no comment is asked about and no format is wanted."""
     event_latency: float = 0.0
     """Seconds before each event of a streamed answer."""
     cut_stream_after: int | None = None
@@ -249,7 +251,7 @@ class StubEndpoint(Knobs):
             words = keywords(comment) if name in {"grammar", "regex"} and ("kw" in value or "{1," in value) else []
             return "", label, "|" + ",".join(words) if words else "", labels
         if comment is None:
-            return "Hello!", "", "", []
+            return self.says, "", "", []
         return _asked_in_words(request, comment)
 
     def _tokens(self, text: str) -> list[bytes]:
