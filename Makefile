@@ -51,7 +51,7 @@ format: $(VENV)/.developing  ## format the code, and repair what ruff can repair
 	@$(BIN)/ruff format .
 
 clean:  ## remove all that these targets made in this folder (not the model, which other folders may use)
-	@rm -rf $(VENV) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) build dist demo-output artefacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps lie in the virtual environment, so that they go when it goes.
