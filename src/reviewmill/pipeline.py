@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -102,9 +103,7 @@ class Assembler:
         """The analysis of a comment that was answered."""
         if prepared.cleaned is None:
             raise ValueError("a comment that was refused cannot have an answer")
-        probabilities = {name: round(p, 6) for name, p in self._probabilities(prepared, answer).items()}
-        # The most probable label; it differs from the generated one where calibration decides, or two are nearly even.
-        label = max(probabilities, key=probabilities.__getitem__) if probabilities else answer.label
+        label, probabilities = self.decided(prepared.text, answer, route)
         confidence = round(probabilities[label], 4) if probabilities else None
         spans = locate(answer.keywords, prepared.cleaned)
         flags = list(dict.fromkeys((*prepared.cleaned.flags, *answer.flags)))
@@ -120,15 +119,28 @@ class Assembler:
             needs_review=unsure,
         )
         analysis["provenance"]["latency_ms"] = answer.latency_ms if route == "model" else None
-        if probabilities and self.calibration is not None:
+        if probabilities and self.calibration is not None and route != "student":
             analysis["provenance"]["calibration"] = self.calibration.id
         return analysis
 
-    def _probabilities(self, prepared: Prepared, answer: Answer) -> dict[str, float]:
+    def decided(self, text: str | None, answer: Answer, route: Route) -> tuple[str, dict[str, float]]:
+        """The label and the probabilities that an analysis gets from an answer.
+
+        A student has learned from labels that were calibrated and weighed; what it says is final.
+        """
+        probabilities = {name: round(p, 6) for name, p in self._probabilities(text, answer, route).items()}
+        if route == "student" or not probabilities:
+            return answer.label, probabilities
+        # The most probable label; it differs from the generated one where calibration decides, or two are nearly even.
+        return max(probabilities, key=probabilities.__getitem__), probabilities
+
+    def _probabilities(self, text: str | None, answer: Answer, route: Route) -> dict[str, float]:
         if not answer.logprobs:
             return {}
+        if route == "student":
+            return {name: math.exp(value) for name, value in answer.logprobs.items()}
         if self.calibration is not None:
-            return self.calibration.apply(answer.logprobs, prepared.text)
+            return self.calibration.apply(answer.logprobs, text)
         return reweigh(answer.logprobs, self.task.weights)
 
     def unanswered(self, prepared: Prepared, error: ErrorInfo | None = None) -> Analysis:
@@ -146,12 +158,13 @@ class Assembler:
         return analysis
 
     def _frame(self, prepared: Prepared, label: str | None, status: Status, route: Route | None) -> Analysis:
-        by_model = route not in {None, "rule"}
+        answered, by_student = route not in {None, "rule"}, route == "student"
+        model = f"student of {self._about.model}" if by_student else self._about.model
         provenance = Provenance(
-            model=self._about.model if by_model else None,
+            model=model if answered else None,
             task=self.task.name,
-            prompt=self._prompt_id if by_model else None,
-            endpoint=self._about.endpoint if by_model else None,
+            prompt=self._prompt_id if answered else None,
+            endpoint=self._about.endpoint if answered and not by_student else None,
             calibration=None,
             latency_ms=None,
         )

@@ -79,8 +79,13 @@ class Tally:
         return {label: counts.most_common(_TOP_KEYWORDS) for label, counts in self.keywords.items()}
 
 
-def describe_run(pipeline: Pipeline, source: Source, output: Path) -> dict[str, Any]:
-    """Everything that decides a run's result: two runs with equal descriptions give equal results."""
+def describe_run(
+    pipeline: Pipeline, source: Source, output: Path, cascade: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Everything that decides a run's result: two runs with equal descriptions give equal results.
+
+    With a cascade that holds within the run: its samples are drawn by chance, and its journal remembers them.
+    """
     labeller, settings = pipeline.labeller, pipeline.settings
     calibration = pipeline.assembler.calibration
     return {
@@ -105,6 +110,7 @@ def describe_run(pipeline: Pipeline, source: Source, output: Path) -> dict[str, 
             "review_below": settings.review_below,
         },
         "calibration": calibration.id if calibration is not None else None,
+        **({"cascade": dict(cascade)} if cascade is not None else {}),
     }
 
 
@@ -121,6 +127,7 @@ class Manifest:
         continued: whether an earlier, interrupted run of the same command was continued.
         started, finished: seconds since the epoch.
         sample: the analyses of a small input, to look at; not written.
+        certificate: what the cascade may say of the labels; None without a cascade.
     """
 
     description: dict[str, Any]
@@ -133,6 +140,7 @@ class Manifest:
     started: float
     finished: float
     sample: list[Analysis] = field(default_factory=list)
+    certificate: dict[str, Any] | None = None
 
     @staticmethod
     def path_for(output: Path) -> Path:
@@ -161,6 +169,7 @@ class Manifest:
             "languages": dict(tally.languages),
             "top_keywords": tally.top_keywords(),
             "notes": self.notes,
+            **({"certificate": self.certificate} if self.certificate is not None else {}),
         }
 
     def write(self, output: Path) -> None:

@@ -140,7 +140,9 @@ class Certificate:
         if part.allowed is None:
             return f"{seen}; inverting the hypergeometric distribution at {part.delta:.4g}, agreement >= {part.agreement:.4f}."
         if part.p is None:
-            return f"Label {part.label}: no prefix passed, the model answers all." if part.label else "No prefix passed."
+            return (
+                f"Label {part.label}: no prefix passed, the model answers all." if part.label else "No prefix passed."
+            )
         return (
             f"{seen}. At most {part.allowed:,} disagreements are allowed; were there more, so few would be seen with "
             f"probability {part.p:.3g} <= {part.delta:.4g} (hypergeometric, exact). It is the last of {part.tested} "

@@ -41,9 +41,7 @@ def keywords(student: Student, texts: Sequence[str], columns: npt.NDArray[np.int
     return found
 
 
-def _chunk(
-    student: Student, texts: Sequence[str], columns: npt.NDArray[np.intp], most: int
-) -> list[tuple[str, ...]]:
+def _chunk(student: Student, texts: Sequence[str], columns: npt.NDArray[np.intp], most: int) -> list[tuple[str, ...]]:
     points, separators = code_points(texts)
     weight = _weights(student, texts, columns, separators)
     weight = np.where(_speakable()[points], weight, 0.0)
@@ -84,7 +82,9 @@ def _pieces(weight: Reals, points: npt.NDArray[np.uint32], separators: npt.NDArr
         mean = np.add.reduceat(np.append(weight, 0.0), words.reshape(-1))[::2] / (words[:, 1] - words[:, 0])
         for (start, end), value in zip(words, mean, strict=True):
             weight[start:end] = value
-    highest = np.repeat(np.maximum.reduceat(weight, separators[:-1]), np.diff(separators)) if len(separators) > 1 else weight
+    highest = (
+        np.repeat(np.maximum.reduceat(weight, separators[:-1]), np.diff(separators)) if len(separators) > 1 else weight
+    )
     highest = np.append(highest, 0.0)[: len(weight)]
     runs = _runs((weight > 0) & (weight >= _STANDS_OUT * highest))
     long = runs[runs[:, 1] - runs[:, 0] > _LONGEST]

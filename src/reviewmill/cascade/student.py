@@ -102,7 +102,9 @@ class Lesson:
     seed: int = 0
 
 
-def train(lesson: Lesson, labels: Sequence[str], hasher: Hasher, idf: Reals, *, start: Student | None = None) -> Trained:
+def train(
+    lesson: Lesson, labels: Sequence[str], hasher: Hasher, idf: Reals, *, start: Student | None = None
+) -> Trained:
     """Train a student.
 
     Args:
