@@ -23,7 +23,7 @@ from reviewmill.settings import Settings, load_settings
 from reviewmill.tasks import Task, load_task
 
 if TYPE_CHECKING:
-    from reviewmill.batch.cascade import CascadeOptions
+    from reviewmill.batch.goals import CascadeOptions
     from reviewmill.batch.manifest import Manifest
     from reviewmill.batch.run import OnProgress
     from reviewmill.cascade.certificate import Certificate
@@ -160,7 +160,7 @@ class AsyncSentimentAnalyzer:
         """
         if agreement is None and budget is None:
             return [analysis async for analysis in self.stream(texts)]
-        from reviewmill.batch.cascade import CascadeOptions
+        from reviewmill.batch.goals import CascadeOptions
         from reviewmill.batch.texts import analyse_texts
 
         options = CascadeOptions(
@@ -218,14 +218,14 @@ class AsyncSentimentAnalyzer:
             format: the input's format, where its extension does not tell.
             on_progress: called often with a `Progress`.
             agreement: let a student answer, as far as at least this share of all labels is certainly the model's.
-            cascade: the same with all options (`reviewmill.batch.cascade.CascadeOptions`).
+            cascade: the same with all options (`reviewmill.batch.goals.CascadeOptions`).
 
         Raises:
             InputError: the input is not a file of comments.
             OutputError: the output cannot be written.
             SettingsError: `agreement` is no share.
         """
-        from reviewmill.batch.cascade import CascadeOptions
+        from reviewmill.batch.goals import CascadeOptions
         from reviewmill.batch.read import open_source
         from reviewmill.batch.run import Run
 

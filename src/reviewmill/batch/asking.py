@@ -1,4 +1,4 @@
-"""Asking the model about texts of a journal: a bounded number at once, each answer committed before the next question."""
+"""Asking the model about a journal's texts: so many at once, each answer committed before the next question."""
 
 from __future__ import annotations
 

@@ -11,33 +11,27 @@ The student's answers are never put into the cache: they hold for this run only.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from reviewmill.batch.asking import Asker
+from reviewmill.batch.goals import LEAST_BUDGET, CascadeOptions
 from reviewmill.batch.journal import Journal
 from reviewmill.cascade.certificate import Certificate
 from reviewmill.cascade.explain import keywords
 from reviewmill.cascade.learning import Reals
 from reviewmill.cascade.router import Draw, Goal, Granted, Router, Rows
-from reviewmill.cascade.saved import SavedStudent, load_student, student_bytes
-from reviewmill.errors import OutputError, SettingsError, StudentError
+from reviewmill.cascade.saved import student_bytes
+from reviewmill.errors import StudentError
 from reviewmill.schema import Answer
 from reviewmill.tasks import Task, drop_orders
 
-LEAST_BUDGET: Final = 50
 _CACHED: Final = 20_000
 _KEYWORDS: Final = 5
 _MARGIN: Final = 0.9
@@ -45,80 +39,6 @@ _MARGIN: Final = 0.9
 
 _LEAST: Final = 1e-9
 _STAGES: Final = {"seed": "a first sample", "active": "where the student is least certain", "certify": "a fresh sample"}
-
-
-@dataclass(frozen=True)
-class CascadeOptions:
-    """What a cascade is to reach. Exactly one of `agreement`, `budget` and `deadline` counts.
-
-    Attributes:
-        agreement: the share of labels that must be the model's, above 0.5 and below 1.
-        delta: probability with which the certificate may be wrong, above 0 and at most 0.5.
-        budget: at most so many questions to the model about texts that have no answer yet.
-        deadline: seconds in which the run should be done; the questions that fit are a budget.
-        per_class: whether the agreement must hold for each label by itself.
-        student: a saved student to begin with; it is certified anew.
-        seed: of the draws; None: by chance.
-
-    Raises:
-        SettingsError: a value is out of range, or they contradict each other.
-    """
-
-    agreement: float | None = None
-    delta: float = 0.05
-    budget: int | None = None
-    deadline: float | None = None
-    per_class: bool = False
-    student: Path | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("agreement", "budget", "deadline") if getattr(self, name) is not None]
-        if len(given) != 1:
-            named = " and ".join(given) or "none of agreement, budget and deadline"
-            raise SettingsError(
-                f"A cascade has one goal, and here is {named}.",
-                hint="Say what share of labels must be the model's (agreement), or how many questions it may be asked "
-                "(budget), or how long it may take (deadline).",
-            )
-        _within("agreement", self.agreement, 0.5, 1)
-        _within("delta", self.delta, 0, 0.5)
-        if self.budget is not None and self.budget < LEAST_BUDGET:
-            raise SettingsError(
-                f"A budget of {self.budget} questions is too small to train and to test a student.",
-                hint=f"Allow {LEAST_BUDGET} or more.",
-            )
-        if self.deadline is not None and not self.deadline > 0:
-            raise SettingsError(f"A deadline of {self.deadline:g} seconds is none.")
-
-    @cached_property
-    def loaded(self) -> SavedStudent | None:
-        """The saved student to begin with."""
-        return load_student(self.student) if self.student is not None else None
-
-    def describe(self) -> dict[str, Any]:
-        """What decides a run's result.
-
-        Raises:
-            StudentError: the saved student cannot be read.
-        """
-        digest = None
-        if self.student is not None and self.loaded is not None:
-            digest = hashlib.sha256(self.student.read_bytes()).hexdigest()
-        return {
-            "agreement": self.agreement,
-            "delta": self.delta,
-            "budget": self.budget,
-            "deadline": self.deadline,
-            "per_class": self.per_class,
-            "student": digest,
-            "seed": self.seed,
-        }
-
-
-def _within(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low < value < high:
-        raise SettingsError(f"{name} is {value:g}; it must be above {low:g} and below {high:g}.")
 
 
 class CascadeRun:
@@ -230,9 +150,7 @@ class CascadeRun:
             number += 1
 
     def _known(self) -> tuple[list[str], Reals]:
-        """Texts of this input that the cache answered: they are not in the population, but the student learns from
-        them.
-        """
+        """Texts of this input that the cache answered: not in the population, but there to learn from."""
         found = list(self._journal.known(self._journal.cached(_CACHED)))
         texts = [drop_orders(known.text, self._task)[0] for known in found]
         targets = [self._target(known.text, known.answer) for known in found if known.answer is not None]
@@ -325,31 +243,6 @@ class CascadeRun:
         }
 
 
-def student_path(output: Path) -> Path:
-    """Where the student of an output lies."""
-    return output.with_name(output.name + ".student.rm")
-
-
-def keep_student(journal: Journal, output: Path) -> None:
-    """Write the run's student beside its output; a student that an earlier run left there is not this one's.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    path, content = student_path(output), journal.decided("student")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if content is None:
-            path.unlink(missing_ok=True)
-            return
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise OutputError(f"{path} cannot be written: {error.strerror}.", hint="Is the disk full?") from error
-
-
 def _packed(draw: Draw) -> bytes:
     head = json.dumps({"round": draw.round, "role": draw.role}).encode()
     return head + b"\n" + draw.rows.astype("<i8").tobytes()
@@ -358,35 +251,3 @@ def _packed(draw: Draw) -> bytes:
 def _unpacked(packed: bytes) -> Draw:
     head, _, rows = packed.partition(b"\n")
     return Draw(**json.loads(head), rows=np.frombuffer(rows, dtype="<i8").astype(np.int64))
-
-
-def parse_agreement(value: str) -> float:
-    """Read `0.95`, `95%` or `95` as a share.
-
-    Raises:
-        SettingsError: it is none.
-    """
-    try:
-        number = Fraction(value.strip().removesuffix("%"))
-    except (ValueError, ZeroDivisionError):
-        raise SettingsError(f"agreement {value!r} is no share.", hint="Write it like 0.95 or 95%.") from None
-    return float(number / 100 if value.strip().endswith("%") or number > 1 else number)
-
-
-def parse_duration(value: str) -> float:
-    """Read `90s`, `30m`, `1h30m` or a number of seconds.
-
-    Raises:
-        SettingsError: it is none.
-    """
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
-    total, number = 0.0, ""
-    try:
-        for character in value.strip().lower():
-            if character in units:
-                total, number = total + float(number) * units[character], ""
-            else:
-                number += character
-        return total + (float(number) if number else 0.0)
-    except ValueError:
-        raise SettingsError(f"{value!r} is no length of time.", hint="Write it like 90s, 30m or 1h30m.") from None

@@ -17,21 +17,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from reviewmill.batch.asking import Asker
-from reviewmill.batch.cascade import CascadeOptions, CascadeRun, keep_student
 from reviewmill.batch.columns import Columns
+from reviewmill.batch.goals import CascadeOptions, keep_student
 from reviewmill.batch.journal import Journal, Outcome
 from reviewmill.batch.manifest import Manifest, Tally, describe_run
 from reviewmill.batch.progress import OnProgress as OnProgress
 from reviewmill.batch.progress import Progress as Progress
 from reviewmill.batch.read import Row, Source
 from reviewmill.batch.write import check_target, write_rows
-from reviewmill.cascade.certificate import Certificate
 from reviewmill.errors import RunError
 from reviewmill.pipeline import Pipeline, Prepared
 from reviewmill.schema import Analysis, Comment
+
+if TYPE_CHECKING:
+    from reviewmill.cascade.certificate import Certificate
 
 _PAGE: Final = 500
 _SAMPLE: Final = 30
@@ -175,7 +177,11 @@ class Run:
         self.progress.phase = "answer"
         self._on_progress(self.progress)
         asker = Asker(self.pipeline, journal, self.progress, self._on_progress, insist=self._insist)
-        certificate = await CascadeRun(self._cascade, asker).execute() if self._cascade is not None else None
+        certificate = None
+        if self._cascade is not None:
+            from reviewmill.batch.cascade import CascadeRun  # NumPy and SciPy, which a plain run can do without
+
+            certificate = await CascadeRun(self._cascade, asker).execute()
         await asker.ask(journal.pending())
         return certificate
 

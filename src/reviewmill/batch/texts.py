@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from reviewmill.batch.asking import Asker
-from reviewmill.batch.cascade import CascadeOptions, CascadeRun
+from reviewmill.batch.cascade import CascadeRun
+from reviewmill.batch.goals import CascadeOptions
 from reviewmill.batch.journal import Journal, Outcome
 from reviewmill.batch.progress import OnProgress, Progress
 from reviewmill.cascade.certificate import Certificate
@@ -41,9 +42,11 @@ async def analyse_texts(
     Raises:
         ReviewmillError: see `CascadeRun.execute`; what the model answered is in the cache.
     """
-    with tempfile.TemporaryDirectory(prefix="reviewmill-") as folder:
-        with Journal(Path(folder) / "journal", {}, lock_dir=Path(folder)) as journal:
-            return await _analyse(pipeline, comments, options, journal, on_progress or (lambda _: None))
+    with (
+        tempfile.TemporaryDirectory(prefix="reviewmill-") as folder,
+        Journal(Path(folder) / "journal", {}, lock_dir=Path(folder)) as journal,
+    ):
+        return await _analyse(pipeline, comments, options, journal, on_progress or (lambda _: None))
 
 
 async def _analyse(

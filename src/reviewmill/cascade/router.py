@@ -5,11 +5,11 @@ labels, and at the end names the comments that the student answers, with a certi
 earlier, interrupted run is taken instead of a new one, so that a sample stays the sample that it was.
 
 1. *Seed*: a uniform sample, to train the first student.
-2. *Active* draws: the student says which comments will have to go to the model anyway; some of these are asked now, since
-   their labels cost nothing extra, and the student learns from them. Repeated while it pays.
+2. *Active* draws: the student says which comments will have to go to the model anyway; some of these are asked now,
+   since their labels cost nothing extra, and the student learns from them. Repeated while it pays.
 3. *Certify*: a fresh uniform sample of what the model has not labelled; the student that is tested has not seen it.
-4. If another round is likely to save more than its sample costs, go on with 2, else stop. The sample has become training
-   data by then.
+4. If another round is likely to save more than its sample costs, go on with 2, else stop. The sample has become
+   training data by then.
 
 Which draws are made, and how large, follows from what was seen before the draw, never from its own labels; that is all
 that the guarantee asks (docs/guarantee.md).
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -239,7 +239,7 @@ class Router:
             size = max(1, min(size, self.goal.budget // 3))
         return self._draw("seed", self._chance().choice(len(self.texts), size, replace=False))
 
-    def _draw(self, role: Role, rows: npt.NDArray[np.integer]) -> Draw:
+    def _draw(self, role: Role, rows: npt.NDArray[np.integer[Any]]) -> Draw:
         return Draw(len(self.rounds), role, np.sort(rows).astype(np.int64))
 
     def _chance(self) -> np.random.Generator:
@@ -385,7 +385,7 @@ class Router:
             rows = np.flatnonzero(self._learned())
             more = len(self._known_texts)
             lesson = Lesson(
-                texts=[*(self.texts[row] for row in rows), *self._known_texts],
+                texts=[*self._some(rows), *self._known_texts],
                 targets=np.concatenate([self.targets[rows], self._known_targets]),
                 weight=np.concatenate([self._weight[rows], np.zeros(more)]),
                 balance=0.5 if self.goal.per_class else 0.0,
@@ -393,6 +393,9 @@ class Router:
             )
             self._trained = train(lesson, self.labels, self._hasher, self._rarity(), start=self._start)
         return self._trained
+
+    def _some(self, rows: npt.NDArray[np.integer[Any]]) -> list[str]:
+        return [self.texts[row] for row in rows.tolist()]
 
     def _learned(self) -> npt.NDArray[np.bool_]:
         """Which comments have a label of the model by now."""
@@ -410,7 +413,7 @@ class Router:
 
     def _logits(self, rows: Rows) -> Reals:
         if self._thought is None or len(self._thought[0]) != len(rows):
-            logits = self._known().student.logits([self.texts[row] for row in rows])
+            logits = self._known().student.logits(self._some(rows))
             self._thought = (rows, logits)
         return self._thought[1]
 

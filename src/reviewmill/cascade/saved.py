@@ -1,8 +1,8 @@
 """Students on disk: a ZIP of one JSON document and plain arrays. Nothing in it is ever executed.
 
 `student.json` holds what decides its answers (format, features, labels, calibration) and where it comes from (task,
-model, certificate); `features.npy`, `weights.npy` and `idf.npy` its numbers. No comment and no word stands in it: features
-are hashes. (Whether a certain comment was among its training data may still be guessed from any classifier.)
+model, certificate); `features.npy`, `weights.npy` and `idf.npy` its numbers. No comment and no word stands in it:
+features are hashes. (Whether a certain comment was among its training data may still be guessed from any classifier.)
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def load_student(path: Path) -> SavedStudent:
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo("student.json").file_size > _MAX_DOCUMENT:
-                raise StudentError(f"{path} is no student: its document is too large.")
+                raise ValueError("its document is too large")  # noqa: TRY301
             document = json.loads(archive.read("student.json"))
             _check_version(path, document)
             return SavedStudent(_student(archive, document), document["about"])

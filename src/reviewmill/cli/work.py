@@ -15,13 +15,12 @@ from typing import Final
 import typer
 
 from reviewmill.analyzer import SentimentAnalyzer
-from reviewmill.batch.cascade import CascadeOptions, parse_agreement, parse_duration, student_path
 from reviewmill.batch.formats import EXTENSIONS, file_kind
+from reviewmill.batch.goals import CascadeOptions, parse_agreement, parse_duration, student_path
 from reviewmill.batch.manifest import Manifest
 from reviewmill.cli.show import RunDisplay, show_analysis, show_summary
 from reviewmill.errors import InputError, OutputError, SettingsError
 from reviewmill.settings import Settings
-from reviewmill.teller import StudentAnalyzer
 
 STDIO: Final = "-"
 
@@ -120,6 +119,8 @@ def answer_by_student(texts: list[str], path: Path, settings: Settings, *, as_js
     Raises:
         StudentError: it cannot be read.
     """
+    from reviewmill.teller import StudentAnalyzer
+
     teller = StudentAnalyzer(path, settings)
     for analysis in teller.analyze_batch(texts):
         if as_json:
