@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -148,10 +149,7 @@ class Assembler:
         if prepared.cleaned is None:
             raise ValueError("a comment that was refused cannot have an answer")
         who = self._answerer(answer)
-        calibration = self._calibration_of(who)
-        probabilities = {name: round(p, 6) for name, p in self._probabilities(prepared, answer, calibration).items()}
-        # The most probable label; it differs from the generated one where calibration decides, or two are nearly even.
-        label = max(probabilities, key=probabilities.__getitem__) if probabilities else answer.label
+        label, probabilities = self.decided(prepared.text, answer, route)
         confidence = round(probabilities[label], 4) if probabilities else None
         spans = locate(answer.keywords, prepared.cleaned)
         flags = list(dict.fromkeys((*prepared.cleaned.flags, *answer.flags)))
@@ -167,7 +165,8 @@ class Assembler:
             needs_review=unsure,
         )
         analysis["provenance"]["latency_ms"] = answer.latency_ms if route == "model" else None
-        if probabilities and calibration is not None:
+        calibration = self._calibration_of(who)
+        if probabilities and calibration is not None and route != "student":
             analysis["provenance"]["calibration"] = calibration.id
         return analysis
 
@@ -218,7 +217,8 @@ class Assembler:
             for span in own["spans"]
         ]
         routes = {own["route"] for _, own in judged}
-        analysis = self._frame(prepared, label, "ok", "model" if "model" in routes else "cache")
+        route: Route = "model" if "model" in routes else "student" if "student" in routes else "cache"
+        analysis = self._frame(prepared, label, "ok", route)
         flags = dict.fromkeys(("split", *(flag for _, own in judged for flag in own["flags"])))
         analysis.update(
             confidence=confidence,
@@ -250,11 +250,25 @@ class Assembler:
     def _calibration_of(self, who: AnsweredBy) -> Calibration | None:
         return self._calibrations.of(who) if self._calibrations else None
 
-    def _probabilities(self, prepared: Prepared, answer: Answer, calibration: Calibration | None) -> dict[str, float]:
+    def decided(self, text: str | None, answer: Answer, route: Route) -> tuple[str, dict[str, float]]:
+        """The label and the probabilities that an analysis gets from an answer.
+
+        A student has learned from labels that were calibrated and weighed; what it says is final.
+        """
+        probabilities = {name: round(p, 6) for name, p in self._probabilities(text, answer, route).items()}
+        if route == "student" or not probabilities:
+            return answer.label, probabilities
+        # The most probable label; it differs from the generated one where calibration decides, or two are nearly even.
+        return max(probabilities, key=probabilities.__getitem__), probabilities
+
+    def _probabilities(self, text: str | None, answer: Answer, route: Route) -> dict[str, float]:
         if not answer.logprobs:
             return {}
+        if route == "student":
+            return {name: math.exp(value) for name, value in answer.logprobs.items()}
+        calibration = self._calibration_of(self._answerer(answer))
         if calibration is not None:
-            return calibration.apply(answer.logprobs, prepared.text)
+            return calibration.apply(answer.logprobs, text)
         return reweigh(answer.logprobs, self.task.weights)
 
     def unanswered(self, prepared: Prepared, error: ErrorInfo | None = None) -> Analysis:
@@ -279,11 +293,13 @@ class Assembler:
         route: Route | None,
         by: AnsweredBy | None = None,
     ) -> Analysis:
+        by_student = route == "student"
+        model = by.model if by else None
         provenance = Provenance(
-            model=by.model if by else None,
+            model=f"student of {model}" if model and by_student else model,
             task=self.task.name,
             prompt=by.prompt if by else None,
-            endpoint=by.endpoint if by else None,
+            endpoint=by.endpoint if by and not by_student else None,
             calibration=None,
             latency_ms=None,
         )

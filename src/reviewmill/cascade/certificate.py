@@ -101,8 +101,8 @@ class Certificate:
         """For everybody: one sentence."""
         if self.population < self.smallest:
             return (
-                f"{model} answered everything itself: {self.population:,} texts are fewer than the {self.smallest:,} from "
-                "which on a student can pay."
+                f"{model} answered everything itself: {self.population:,} texts are fewer than the {self.smallest:,} "
+                "from which on a student can pay."
             )
         if self.used is None:
             return f"{model} answered everything itself: no student could be certified to agree with it often enough."
@@ -115,7 +115,8 @@ class Certificate:
     def statement(self, model: str) -> str:
         """For a statistician: what was tested, and how it came out."""
         head = (
-            f"Population: the N = {self.population:,} distinct cleaned texts that neither a rule nor the cache answered. "
+            f"Population: the N = {self.population:,} distinct cleaned texts that neither a rule nor the cache "
+            "answered. "
             f"Agreement: the label in the output is the label that {model} gives under this task, prompt and "
             "calibration; texts that it labelled itself agree by definition. "
         )
@@ -126,9 +127,10 @@ class Certificate:
 
     def _design(self, used: Round) -> str:
         return (
-            f"Round {self.rounds.index(used) + 1} of {len(self.rounds)} spent {used.delta:.4g} of delta = {self.delta:.4g}. "
-            f"The student was trained on {used.labelled:,} texts that the model had labelled; then {used.sample:,} were "
-            f"drawn uniformly without replacement from the other {used.rest:,} (seed {self.seed})."
+            f"Round {self.rounds.index(used) + 1} of {len(self.rounds)} spent {used.delta:.4g} of "
+            f"delta = {self.delta:.4g}. The student was trained on {used.labelled:,} texts that the model had "
+            f"labelled; then {used.sample:,} were drawn uniformly without replacement from the other {used.rest:,} "
+            f"(seed {self.seed})."
         )
 
     def _part(self, part: Part, used: Round) -> str:
@@ -138,7 +140,10 @@ class Certificate:
             f"{part.disagreeing:,} of these it disagreed"
         )
         if part.allowed is None:
-            return f"{seen}; inverting the hypergeometric distribution at {part.delta:.4g}, agreement >= {part.agreement:.4f}."
+            return (
+                f"{seen}; inverting the hypergeometric distribution at {part.delta:.4g}, "
+                f"agreement >= {part.agreement:.4f}."
+            )
         if part.p is None:
             return (
                 f"Label {part.label}: no prefix passed, the model answers all." if part.label else "No prefix passed."

@@ -15,6 +15,7 @@ Buonaccorsi (1987) for inverting the hypergeometric distribution.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,13 +23,14 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, ndtri
+from scipy.special import ndtri
 
 PREFIXES: Final = 200
 """How many prefixes of the confidence ordering are tested: a fine grid costs nothing, and stops closer to the limit."""
 
 _CAUTION: Final = 1e-6
 """P-values are raised by this share, which is more than floating-point arithmetic can have taken from them."""
+_NEGLIGIBLE: Final = 1e-18
 
 Counts = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -47,22 +49,27 @@ def tail(population: int, bad: int, drawn: int, seen: int) -> float:
         drawn: size of the uniform sample.
         seen: bad ones in the sample.
     """
-    if seen < max(0, drawn - (population - bad)):
+    good = population - bad
+    least = max(0, drawn - good)
+    if seen < least:
         return 0.0
     if seen >= min(bad, drawn):
         return 1.0
-    counts = np.arange(max(0, drawn - (population - bad)), seen + 1)
-    return min(1.0, float(np.exp(_log_pmf(population, bad, drawn, counts)).sum()) * (1 + _CAUTION))
+    log = _log_choose(bad, seen) + _log_choose(good, drawn - seen) - _log_choose(population, drawn)
+    term = math.exp(log)
+    if term == 0.0:
+        return 1.0 if seen * population > drawn * bad else sys.float_info.min
+    total = 0.0
+    for count in range(seen, least - 1, -1):  # from the last term down, each from the one before
+        total += term
+        term *= count * (good - drawn + count) / ((bad - count + 1) * (drawn - count + 1))
+        if term < total * _NEGLIGIBLE:
+            break
+    return min(1.0, total * (1 + _CAUTION))
 
 
-def _log_pmf(population: int, bad: int, drawn: int, counts: Counts) -> Reals:
-    good = population - bad
-    return _log_choose(bad, counts) + _log_choose(good, drawn - counts) - _log_choose(population, np.asarray(drawn))
-
-
-def _log_choose(n: int, k: npt.NDArray[np.int64]) -> Reals:
-    chosen: Reals = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-    return chosen
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def most_bad(population: int, drawn: int, seen: int, delta: float) -> int:

@@ -158,8 +158,9 @@ def descend(problem: Problem, strength: float, *, start: Weights | None = None, 
 def balanced(targets: Reals, balance: float) -> Reals:
     """Weights of comments under which each label weighs frequency ** (1 - balance)."""
     frequency = np.maximum(targets.mean(axis=0), 1 / len(targets))
-    importance: Reals = targets @ frequency**-balance
-    return importance / importance.sum()
+    importance = targets @ frequency**-balance
+    shares: Reals = importance / importance.sum()
+    return shares
 
 
 @dataclass(frozen=True, slots=True)

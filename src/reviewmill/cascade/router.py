@@ -5,11 +5,11 @@ labels, and at the end names the comments that the student answers, with a certi
 earlier, interrupted run is taken instead of a new one, so that a sample stays the sample that it was.
 
 1. *Seed*: a uniform sample, to train the first student.
-2. *Active* draws: the student says which comments will have to go to the model anyway; some of these are asked now, since
-   their labels cost nothing extra, and the student learns from them. Repeated while it pays.
+2. *Active* draws: the student says which comments will have to go to the model anyway; some of these are asked now,
+   since their labels cost nothing extra, and the student learns from them. Repeated while it pays.
 3. *Certify*: a fresh uniform sample of what the model has not labelled; the student that is tested has not seen it.
-4. If another round is likely to save more than its sample costs, go on with 2, else stop. The sample has become training
-   data by then.
+4. If another round is likely to save more than its sample costs, go on with 2, else stop. The sample has become
+   training data by then.
 
 Which draws are made, and how large, follows from what was seen before the draw, never from its own labels; that is all
 that the guarantee asks (docs/guarantee.md).
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ _ACTIVE_SHARE: Final = 0.5
 _ACTIVE_DRAWS: Final = 5
 _WORTH: Final = 0.9
 _CALM: Final = 10
+_LEARNED_LEAST: Final = 10
 _COUNTED: Final = 50_000
 _BUDGET_SAMPLE: Final = 0.15
 
@@ -108,6 +109,7 @@ class Router:
         seed: decides every draw.
         recorded: draws of an earlier run, in order.
         start: a student from elsewhere that chooses the first comments; it is certified anew like any other.
+        known: other comments, not of the population, with the model's probabilities: more to learn from.
         hasher: makes the features.
     """
 
@@ -120,6 +122,7 @@ class Router:
         seed: int,
         recorded: Sequence[Draw] = (),
         start: Student | None = None,
+        known: tuple[Sequence[str], Reals] | None = None,
         hasher: Hasher | None = None,
     ) -> None:
         self.texts = texts
@@ -131,7 +134,8 @@ class Router:
         self.rounds: list[Round] = []
         self._seed = seed
         self._recorded = list(recorded)
-        self._hasher = hasher or Hasher()
+        self._hasher = hasher or (start.hasher if start is not None else Hasher())
+        self._known_texts, self._known_targets = known or ((), np.empty((0, len(labels))))
         self._start = start
         self._asked = np.zeros(len(texts), dtype=np.bool_)
         self._weight = np.zeros(len(texts))
@@ -147,11 +151,11 @@ class Router:
     def smallest(self) -> int:
         """Fewer comments than this are not worth beginning with."""
         agreement = self.goal.agreement
-        return guarantee.smallest_population(agreement, self.goal.delta, seed_size) if agreement else 2 * _SEED_LEAST
+        return guarantee.smallest_population(agreement, self.goal.delta, seed_size) if agreement else 0
 
     def draws(self) -> Iterator[Draw]:
         """What the model is to label; call `learn` with the labels of each draw before asking for the next."""
-        if len(self.texts) < self.smallest:
+        if len(self.texts) < self.smallest or len(self.texts) <= (self.goal.budget or 0):
             return
         while True:
             planned = self._plan()  # also where a draw was recorded: what is learned on the way must be the same
@@ -186,6 +190,8 @@ class Router:
     def _plan(self) -> Draw | None:
         if not self._draws:
             return self._seed_draw()
+        if int(self._learned().sum()) < _LEARNED_LEAST:  # nearly all questions failed
+            return None
         if self.goal.budget is not None:
             return self._plan_budget(self.goal.budget)
         if len(self.rounds) >= self.goal.rounds:
@@ -233,7 +239,7 @@ class Router:
             size = max(1, min(size, self.goal.budget // 3))
         return self._draw("seed", self._chance().choice(len(self.texts), size, replace=False))
 
-    def _draw(self, role: Role, rows: npt.NDArray[np.integer]) -> Draw:
+    def _draw(self, role: Role, rows: npt.NDArray[np.integer[Any]]) -> Draw:
         return Draw(len(self.rounds), role, np.sort(rows).astype(np.int64))
 
     def _chance(self) -> np.random.Generator:
@@ -281,8 +287,8 @@ class Router:
             edge = np.full(len(self.labels), -1.0)
             np.maximum.at(edge, student.choices(logits)[taken], student.confidence(logits)[taken])
             left = int(np.sum(student.confidence(logits) <= edge[student.choices(logits)])) - len(draw.rows)
-            learned = np.flatnonzero(self._asked & ~np.isnan(self.targets).any(axis=1))
-            held_out = self._known().held_out
+            learned = np.flatnonzero(self._learned())
+            held_out = self._known().held_out[: len(learned)]
             low = student.confidence(held_out) <= edge[student.choices(held_out)]
             there, elsewhere = learned[low], learned[~low]
             self._weight[there] = self._weight[draw.rows] = left / (len(there) + len(draw.rows))
@@ -312,7 +318,7 @@ class Router:
             parts.append(part)
             granted[group.order[: part.prefix]] = True
         spared = rest[granted & ~drawn]
-        if len(spared) and len(spared) >= max((round_.spared for round_ in self.rounds), default=0):
+        if len(spared) > max((round_.spared for round_ in self.rounds), default=0):
             self.granted = Granted(self._known().student, spared, logits[granted & ~drawn])
         self.rounds.append(
             Round(delta, int(self._asked.sum()), len(rest), len(draw.rows), tuple(parts), spared=len(spared))
@@ -376,16 +382,25 @@ class Router:
     def _known(self) -> Trained:
         """The student of what the model has labelled so far."""
         if self._trained is None:
-            rows = np.flatnonzero(self._asked & ~np.isnan(self.targets).any(axis=1))
+            rows = np.flatnonzero(self._learned())
+            more = len(self._known_texts)
             lesson = Lesson(
-                texts=[self.texts[row] for row in rows],
-                targets=self.targets[rows],
-                weight=self._weight[rows],
+                texts=[*self._some(rows), *self._known_texts],
+                targets=np.concatenate([self.targets[rows], self._known_targets]),
+                weight=np.concatenate([self._weight[rows], np.zeros(more)]),
                 balance=0.5 if self.goal.per_class else 0.0,
                 seed=self._seed,
             )
             self._trained = train(lesson, self.labels, self._hasher, self._rarity(), start=self._start)
         return self._trained
+
+    def _some(self, rows: npt.NDArray[np.integer[Any]]) -> list[str]:
+        return [self.texts[row] for row in rows.tolist()]
+
+    def _learned(self) -> npt.NDArray[np.bool_]:
+        """Which comments have a label of the model by now."""
+        learned: npt.NDArray[np.bool_] = self._asked & ~np.isnan(self.targets).any(axis=1)
+        return learned
 
     def _rarity(self) -> Reals:
         if self._idf is None:
@@ -398,7 +413,7 @@ class Router:
 
     def _logits(self, rows: Rows) -> Reals:
         if self._thought is None or len(self._thought[0]) != len(rows):
-            logits = self._known().student.logits([self.texts[row] for row in rows])
+            logits = self._known().student.logits(self._some(rows))
             self._thought = (rows, logits)
         return self._thought[1]
 

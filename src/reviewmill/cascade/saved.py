@@ -1,12 +1,13 @@
 """Students on disk: a ZIP of one JSON document and plain arrays. Nothing in it is ever executed.
 
 `student.json` holds what decides its answers (format, features, labels, calibration) and where it comes from (task,
-model, certificate); `features.npy`, `weights.npy` and `idf.npy` its numbers. No comment and no word stands in it: features
-are hashes. (Whether a certain comment was among its training data may still be guessed from any classifier.)
+model, certificate); `features.npy`, `weights.npy` and `idf.npy` its numbers. No comment and no word stands in it:
+features are hashes. (Whether a certain comment was among its training data may still be guessed from any classifier.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -44,12 +45,8 @@ class SavedStudent:
     about: dict[str, Any]
 
 
-def save_student(path: Path, student: Student, about: Mapping[str, Any]) -> None:
-    """Write a student to a temporary name, then rename; the same student gives the same bytes.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+def student_bytes(student: Student, about: Mapping[str, Any]) -> bytes:
+    """A student as it is written; the same student gives the same bytes."""
     document = {
         "format": FORMAT,
         "hash_version": HASH_VERSION,
@@ -67,14 +64,26 @@ def save_student(path: Path, student: Student, about: Mapping[str, Any]) -> None
         "weights.npy": _bytes(student.table[kept, :-1]),
         "idf.npy": _bytes(np.sqrt(student.table[:, -1])),
     }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def save_student(path: Path, student: Student, about: Mapping[str, Any]) -> None:
+    """Write a student to a temporary name, then rename.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in members.items():
-                archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
+        temporary.write_bytes(student_bytes(student, about))
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise OutputError(f"{path} cannot be written: {error.strerror}.", hint="Is the disk full?") from error
 
 
@@ -87,7 +96,7 @@ def load_student(path: Path) -> SavedStudent:
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo("student.json").file_size > _MAX_DOCUMENT:
-                raise StudentError(f"{path} is no student: its document is too large.")
+                raise ValueError("its document is too large")  # noqa: TRY301
             document = json.loads(archive.read("student.json"))
             _check_version(path, document)
             return SavedStudent(_student(archive, document), document["about"])

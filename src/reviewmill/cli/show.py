@@ -96,6 +96,12 @@ def _about(progress: RunProgress) -> str:
     if progress.rate is not None and progress.eta is not None:
         parts += [f"{progress.rate:.1f}/s", f"{_clock(progress.eta)} left"]
     parts += [f"{route} {count:,}" for route, count in sorted(progress.routes.items()) if count]
+    if progress.certified:
+        parts.append(f"certified {progress.certified:,}")
+    if progress.expected is not None:
+        parts.append(f"about {progress.left:,} questions left")
+    if progress.stage:
+        parts.append(progress.stage)
     return " · ".join(parts)
 
 
@@ -112,6 +118,9 @@ def show_summary(manifest: Manifest, output: Path | None) -> None:
         screen.print(_sample_table(manifest.sample, manifest.description["task"]["name"]))
     screen.print(_label_table(manifest))
     screen.print(*_facts(manifest), sep="\n", highlight=False)
+    if manifest.certificate is not None:
+        screen.print(Text(manifest.certificate["sentence"], style="bold"))
+        screen.print(Text(manifest.certificate["statement"], style="dim"))
     for note in manifest.notes:
         screen.print(f"[dim]note: {escape(note)}[/dim]", highlight=False)
     if output is not None:
