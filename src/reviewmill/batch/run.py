@@ -238,6 +238,8 @@ class Run:
             )
 
         return self.pipeline.assembler.assemble(ready, find)
+
+
 def _pages(rows: Iterator[T], size: int) -> Iterator[list[T]]:
     while page := list(islice(rows, size)):
         yield page

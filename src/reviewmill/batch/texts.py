@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ from reviewmill.batch.progress import OnProgress, Progress
 from reviewmill.cascade.certificate import Certificate
 from reviewmill.errors import RunError
 from reviewmill.pipeline import Pipeline, Prepared
-from reviewmill.schema import Analysis, Comment
+from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Route
 
 _PAGE: Final = 500
 
@@ -54,7 +54,7 @@ async def _analyse(
 ) -> Batch:
     prepared = await asyncio.to_thread(lambda: [pipeline.prepare(comment) for comment in comments])
     keys = await asyncio.to_thread(
-        lambda: [None if ready.text is None else pipeline.labeller.key(ready.text) for ready in prepared]
+        lambda: {text: pipeline.labeller.key(text) for ready in prepared for text in ready.texts}
     )
     await _plan(pipeline, journal, prepared, keys)
     progress = Progress(phase="answer", rows=len(comments))
@@ -64,16 +64,14 @@ async def _analyse(
     progress.routes = counts
     asker = Asker(pipeline, journal, progress, on_progress)
     certificate = await CascadeRun(options, asker).execute()
-    await asker.ask(journal.pending())
+    await asker.ask(journal.pending(), progress.distinct - progress.done)
     return Batch(await asyncio.to_thread(_assembled, pipeline, journal, prepared, keys), certificate)
 
 
-async def _plan(
-    pipeline: Pipeline, journal: Journal, prepared: Sequence[Prepared], keys: Sequence[bytes | None]
-) -> None:
+async def _plan(pipeline: Pipeline, journal: Journal, prepared: Sequence[Prepared], keys: Mapping[str, bytes]) -> None:
     for start in range(0, len(prepared), _PAGE):
-        page = range(start, min(start + _PAGE, len(prepared)))
-        texts = [(key, prepared[at].text or "", at + 1) for at in page if (key := keys[at]) is not None]
+        page = enumerate(prepared[start : start + _PAGE], start=start + 1)
+        texts = [(keys[text], text, row) for row, ready in page for text in ready.texts]
         journal.add(texts)
         wanted = list(journal.unanswered([key for key, _, _ in texts])) if texts else []
         if wanted and (found := await pipeline.cached(wanted)):
@@ -81,24 +79,22 @@ async def _plan(
 
 
 def _assembled(
-    pipeline: Pipeline, journal: Journal, prepared: Sequence[Prepared], keys: Sequence[bytes | None]
+    pipeline: Pipeline, journal: Journal, prepared: Sequence[Prepared], keys: Mapping[str, bytes]
 ) -> list[Analysis]:
     analyses: list[Analysis] = []
     for start in range(0, len(prepared), _PAGE):
-        page = range(start, min(start + _PAGE, len(prepared)))
-        outcomes = journal.outcomes([key for at in page if (key := keys[at]) is not None])
-        for at in page:
-            key = keys[at]
-            outcome = None if key is None else outcomes[key]
-            analyses.append(_analysis(pipeline, prepared[at], outcome, row=at + 1))
+        page = prepared[start : start + _PAGE]
+        outcomes = journal.outcomes(list(dict.fromkeys(keys[text] for ready in page for text in ready.texts)))
+        for row, ready in enumerate(page, start=start + 1):
+            found = {text: _told(outcomes[keys[text]], row) for text in ready.texts}
+            analyses.append(pipeline.assembler.assemble(ready, found.__getitem__))
     return analyses
 
 
-def _analysis(pipeline: Pipeline, ready: Prepared, outcome: Outcome | None, *, row: int) -> Analysis:
-    if outcome is None or outcome.answer is None:
-        return pipeline.assembler.unanswered(ready, outcome.error if outcome is not None else None)
-    if outcome.route is None:
-        raise RunError("A journal holds an answer that nobody gave.")
-    # The first comment with a text shows who answered it; its duplicates were answered by that answer.
-    route = outcome.route if outcome.row == row or outcome.route == "student" else "cache"
-    return pipeline.assembler.answered(ready, outcome.answer, route)
+def _told(outcome: Outcome, row: int) -> tuple[Answer, Route] | ErrorInfo:
+    if outcome.answer is not None and outcome.route is not None:
+        # The first comment with a text shows who answered it; its duplicates were answered by that answer.
+        return outcome.answer, outcome.route if outcome.row == row or outcome.route == "student" else "cache"
+    if outcome.error is not None:
+        return outcome.error
+    raise RunError("A journal holds an answer that nobody gave.")
