@@ -82,16 +82,19 @@ class Visitor:
         self.page.keyboard.insert_text(text)
         self.page.keyboard.press("Enter")
         expect(answers).to_have_count(before + 1, timeout=PATIENCE_MS)
-        expect(answers.last).to_contain_text(expected, timeout=PATIENCE_MS)
+        answer = answers.nth(before)
+        expect(answer).to_contain_text(expected, timeout=PATIENCE_MS)
         # The buttons under an answer come when it is complete.
         self.page.locator("button[aria-label='Regenerate']").last.wait_for()
-        return answers.last
+        return answer
 
     def attach(self, path: Path) -> None:
+        circles = self.page.locator(".spinner_ajPY")
+        before = circles.count()  # one is hidden in the page
         self.page.locator("input[type=file]:not([accept])").first.set_input_files(path)
         self.page.get_by_text(path.name).first.wait_for()
         # It has been read when its circle is gone.
-        expect(self.page.locator("svg.spinner, .spinner_ajPY")).to_have_count(0, timeout=PATIENCE_MS)
+        expect(circles).to_have_count(before, timeout=PATIENCE_MS)
 
     def confirm(self) -> None:
         self.page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
@@ -272,7 +275,7 @@ def test_another_person_sees_the_models_and_no_chat_of_the_first(
     browser: Browser, real_chat: RealChat, li: Visitor
 ) -> None:
     wang = Visitor(browser, real_chat, "wang.wei@example.com")
-    wang.page.get_by_label("Selected: reviewmill-sentiment").click()
+    wang.page.get_by_label("Selected model: reviewmill-sentiment").click()
     for model in ("reviewmill-sentiment", "reviewmill-emotion", "stub-model"):
         expect(wang.page.get_by_role("option", name=model).or_(wang.page.get_by_text(model)).first).to_be_visible()
     wang.shot("another-person-models")
