@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pwd
 import shutil
@@ -25,9 +26,15 @@ from reviewmill.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from chat_process import RealChat
+
 # How long one example takes depends on what else the machine does.
 settings.register_profile("reviewmill", deadline=None, print_blob=True)
 settings.load_profile("reviewmill")
+
+
+# Calibrations of whoever runs the tests must not decide their results; what a test fits lies in a folder of its own.
+os.environ["REVIEWMILL_CALIBRATIONS_DIR"] = tempfile.mkdtemp(prefix="rm-calibrations-")
 
 
 class RedisServer:
@@ -274,3 +281,30 @@ def store(store_url: str) -> Iterator[Store]:
     """A store on an empty database, once on each kind."""
     with Store.open(store_url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def real_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealChat]:
+    """`reviewmill chat` with the real Open WebUI and a stub for the model, started once."""
+    from chat_process import INSTALLS, ChatProcess, RealChat
+    from outbound_watch import OutboundWatch
+    from reviewmill.chat.install import VERSION
+    from stub_endpoint import StubEndpoint
+
+    if not (INSTALLS / f"{VERSION}-slim").is_dir():
+        pytest.skip(f"Open WebUI is not installed in {INSTALLS} (make chat, or reviewmill chat --install-only)")
+    folder = tmp_path_factory.mktemp("chat")
+    with StubEndpoint() as stub:
+        watch = OutboundWatch()
+        process = ChatProcess(folder, stub, installs=INSTALLS)
+        process.env["REVIEWMILL_CHAT__ENVIRONMENT"] = json.dumps(
+            dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"), watch.proxy)
+        )
+        try:
+            watch.watch(process.family)
+            began = time.monotonic()
+            process.start(wait=280)
+            yield RealChat(process, stub, watch, time.monotonic() - began)
+        finally:
+            process.kill()
+            watch.close()

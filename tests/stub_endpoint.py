@@ -70,6 +70,8 @@ class Knobs:
     """Cut the answer into tokens of so many bytes; None: words."""
     max_answer_tokens: int | None = None
     """Cut every answer after so many tokens, whatever the request allows."""
+    has_template: bool = True
+    """Without, every question is refused in vLLM's words."""
     context_chars: int | None = None
     overflow: Overflow = "llama.cpp"
     fail_next: list[Failure] = field(default_factory=list)
@@ -77,6 +79,8 @@ class Knobs:
     drop_next: int = 0
     hang: bool = False
     nonsense: Nonsense | None = None
+    says: str = "Hello!"
+    """What it answers where no comment is asked about and no format is wanted."""
     event_latency: float = 0.0
     """Seconds before each event of a streamed answer."""
     cut_stream_after: int | None = None
@@ -183,6 +187,11 @@ class StubEndpoint(Knobs):
         comment = _comment(request) or ""
         if request.get("model") not in self.models:
             return 404, _error(f"The model `{request.get('model')}` does not exist.", code="model_not_found")
+        if not self.has_template:
+            return 400, _error(
+                "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
+                "template if the tokenizer does not define one."
+            )
         for part, status in self.fail_texts.items():
             if part in comment:
                 return status, _error(f"This text makes me fail: {part}")
@@ -251,7 +260,7 @@ class StubEndpoint(Knobs):
             words = keywords(comment) if name in {"grammar", "regex"} and ("kw" in value or "{1," in value) else []
             return "", label, "|" + ",".join(words) if words else "", labels
         if comment is None:
-            return "Hello!", "", "", []
+            return self.says, "", "", []
         return _asked_in_words(request, comment)
 
     def _tokens(self, text: str) -> list[bytes]:
@@ -297,8 +306,9 @@ def keywords(comment: str | None) -> list[str]:
 
 
 def _comment(request: dict[str, Any]) -> str | None:
-    match = re.search("<<<(.*)>>>", request["messages"][-1]["content"], re.DOTALL)
-    return match[1] if match else None
+    # Between fences, or behind the plain baseline's last word.
+    match = re.search("<<<(.*)>>>|\n(?:评论：|Comment: )(.*)", request["messages"][-1]["content"], re.DOTALL)
+    return (match[1] or match[2] or "") if match else None
 
 
 def _formats(request: dict[str, Any]) -> dict[str, Any]:
@@ -337,7 +347,8 @@ def _json_answer(schema: dict[str, Any], comment: str | None) -> tuple[str, str,
     name = next(iter(properties))
     labels = properties[name]["enum"]
     words = json.dumps(keywords(comment), ensure_ascii=False, separators=(",", ":"))
-    after = f'","keywords":{words}}}' if "keywords" in properties else '"}'
+    stated = ',"confidence":0.95' if "confidence" in properties else ""
+    after = f'"{stated},"keywords":{words}}}' if "keywords" in properties else f'"{stated}}}'
     return f'{{"{name}":"', decide(comment, labels), after, labels
 
 

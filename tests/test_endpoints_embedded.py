@@ -153,3 +153,16 @@ def test_what_llama_cpp_cannot_load_is_a_model_error(tmp_path) -> None:
     fake.write_bytes(b"GGUF" + b"\0" * 5000)
     with pytest.raises(ModelError, match="cannot load"):
         embedded.EmbeddedEngine(fake, digest="x", threads=1, slots=1, prefix_dir=tmp_path)
+
+
+@needs_tiny_model
+def test_layers_for_a_gpu_that_is_not_there_are_refused_and_not_computed_elsewhere(settings) -> None:
+    """llama.cpp would take the number and use the processor in silence."""
+    import xllamacpp
+
+    cpu = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
+    if any(device["type"] != cpu for device in xllamacpp.get_device_info()):
+        pytest.skip("this llama.cpp has a GPU")
+    with SentimentAnalyzer(**settings, gpu_layers=8) as analyzer, pytest.raises(ModelError) as refusal:
+        analyzer.analyze("good")
+    assert "8 layers are to be computed on a GPU, and this llama.cpp has none" in str(refusal.value)

@@ -84,6 +84,7 @@ def task_of(*labels: str, name: str = "verdict") -> Task:
         (OLLAMA, "auto", "json", {"response_format"}),
         (BARE, "auto", "json", set()),
         (LLAMA_CPP, "json", "json", {"response_format"}),
+        (VLLM, "json", "json", {"structured_outputs"}),
         (LLAMA_CPP, "free", "json", set()),
         (BARE, "compact", "compact", set()),
     ],

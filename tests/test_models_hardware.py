@@ -83,6 +83,22 @@ def test_cards_are_read(smi) -> None:
     )
 
 
+def test_cards_tell_what_they_can_compute_and_old_drivers_do_not(smi) -> None:
+    smi(
+        'case "$1" in *compute_cap*) echo "NVIDIA H200, 143771, 143167, 9.0"; echo "Odd, name, 8192, 8000, [N/A]";; '
+        '*) echo "NVIDIA H200, 143771, 143167";; esac'
+    )
+    assert detect().gpus == (
+        Gpu("NVIDIA H200", 143771 << 20, 143167 << 20, (9, 0)),
+        Gpu("Odd, name", 8192 << 20, 8000 << 20),
+    )
+
+
+def test_a_driver_that_does_not_know_the_question_is_asked_less(smi) -> None:
+    smi('case "$1" in *compute_cap*) echo "Field is not valid"; exit 2;; *) echo "NVIDIA T4, 15360, 15000";; esac')
+    assert detect().gpus == (Gpu("NVIDIA T4", 15360 << 20, 15000 << 20),)
+
+
 def test_driver_that_fails_means_no_card(smi) -> None:
     smi('echo "NVIDIA-SMI has failed" ; exit 9')
     assert detect().gpus == ()

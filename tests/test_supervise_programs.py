@@ -277,3 +277,16 @@ def test_a_damaged_status_file_is_named(folder: Path) -> None:
     assert status(folder) is None
     with pytest.raises(ProcessError, match="There is no log"):
         log_tail(folder, 5)
+
+
+@pytest.mark.parametrize("code", [SLEEP, "import sys; sys.exit(1)"], ids=["running", "waiting to be started again"])
+def test_it_ends_with_its_owner(folder: Path, code: str) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", SLEEP])
+    start(folder, spec(code, owner=identify(owner.pid), first_pause=30.0))
+    until(lambda: running(folder).state in {"ready", "waiting"})
+    program, supervisor = running(folder).program, running(folder).supervisor
+    owner.kill()
+    owner.wait()
+    until(lambda: running(folder).state == "stopped", seconds=5)
+    until(lambda: not alive(program) and not alive(supervisor), seconds=5)
+    assert "is gone" in "\n".join(log_tail(folder, 3))

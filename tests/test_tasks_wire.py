@@ -174,6 +174,8 @@ def test_the_regular_expression_takes_every_legal_answer(answer: LegalAnswer) ->
     task, keywords, label, words = answer
     wire = CompactWire(task, keywords)
     assert re.fullmatch(wire.regex, wire.example(label, words))
+    if not any(char < " " for word in words for char in word):  # those no cleaned text holds
+        assert re.fullmatch(JsonWire(task, keywords).regex, JsonWire(task, keywords).example(label, words))
 
 
 @given(st.sampled_from(LABEL_SETS), st.booleans(), st.data())
@@ -188,6 +190,21 @@ def test_what_the_regular_expression_takes_is_an_answer(
     assert parsed.keywords == tuple(word.strip() for word in rest.split(",") if word.strip())
 
 
+@given(st.sampled_from(LABEL_SETS), st.booleans(), st.data())
+def test_what_the_regular_expression_for_json_takes_is_json(
+    labels: tuple[str, ...], keywords: bool, data: st.DataObject
+) -> None:
+    """And without white space between its parts, in which a model could run away."""
+    task = make_task(labels)
+    wire = JsonWire(task, keywords)
+    text = data.draw(st.from_regex(wire.regex, fullmatch=True))
+    read = json.loads(text, strict=False)
+    assert read[task.name] in labels
+    if not any(char < " " for word in read.get("keywords", ()) for char in word):
+        assert json.dumps(read, ensure_ascii=False, separators=(",", ":")) == text
+    assert wire.parse(text).label == read[task.name]
+
+
 @pytest.mark.parametrize("text", ["positively", "positive|", "positive|a,b,c,d,e,f", "positive|" + "x" * 17, "x|a"])
 def test_the_regular_expression_refuses_what_is_no_answer(text: str) -> None:
     assert not re.fullmatch(CompactWire(load_task("sentiment"), keywords=True).regex, text)
@@ -197,7 +214,8 @@ def test_the_regular_expression_refuses_what_is_no_answer(text: str) -> None:
 @pytest.mark.parametrize("keywords", [True, False])
 def test_the_regular_expression_escapes_only_metacharacters(labels: tuple[str, ...], keywords: bool) -> None:
     """Other engines' dialects (Rust, xgrammar) need not know an escaped space, dash or ampersand."""
-    assert re.findall(r"\\[^.^$*+?{}\[\]()|\\nr]", CompactWire(make_task(labels), keywords).regex) == []
+    for wire in (CompactWire(make_task(labels), keywords), JsonWire(make_task(labels), keywords)):
+        assert re.findall(r"\\[^.^$*+?{}\[\]()|\\nrt]", wire.regex) == []
 
 
 @pytest.mark.parametrize("labels", LABEL_SETS)

@@ -204,6 +204,10 @@ class ServiceUnreachableError(ServiceError):
     """No answer came from the service: nothing listens there, the connection was lost, or it took too long."""
 
 
+class StudentError(ReviewmillError):
+    """A saved student does not exist, is damaged, or belongs to another task."""
+
+
 class CacheError(ReviewmillError):
     """The result cache cannot be opened."""
 
@@ -234,6 +238,16 @@ class CursorError(StoreError):
 
 class ProcessError(ReviewmillError):
     """A program that we run beside us cannot be started, watched or ended."""
+
+
+class InstallError(ReviewmillError):
+    """A program that we run beside us cannot be installed (no suitable Python, no package index, disk full, ...)."""
+
+
+class WebUIError(ReviewmillError):
+    """Open WebUI did not do what was asked of it through its API; `status` is the HTTP status, None if none came."""
+
+    status: int | None = None
 
 
 ROW_ERROR_TYPES: Final[dict[str, str]] = {

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +15,7 @@ from reviewmill.cache import AnswerCache
 from reviewmill.endpoints import Labeller, Priority
 from reviewmill.errors import EndpointError, ReviewmillError
 from reviewmill.schema import Analysis, Answer, AnsweredBy, Comment, ErrorInfo, Provenance, Route, Span, Status
-from reviewmill.scoring import reweigh
+from reviewmill.scoring import Bound, Calibration, Chosen, choose, reweigh
 from reviewmill.scoring.parts import overall, vote
 from reviewmill.settings import Settings
 from reviewmill.tasks import Task
@@ -128,26 +129,32 @@ class Assembler:
         task: the task; the label stands under its name.
         answerer: tells who gave an answer.
         review_below: confidence under which a person should look (0 to 1).
+        calibrations: replace the task's weights where there is one; it was fitted in their place.
     """
 
-    def __init__(self, task: Task, answerer: Callable[[Answer], AnsweredBy], review_below: float) -> None:
+    def __init__(
+        self,
+        task: Task,
+        answerer: Callable[[Answer], AnsweredBy],
+        review_below: float,
+        calibrations: Calibrations | None = None,
+    ) -> None:
         self.task = task
         self._answerer = answerer
+        self._calibrations = calibrations
         self._review_below = review_below
 
     def answered(self, prepared: Prepared, answer: Answer, route: Route) -> Analysis:
         """The analysis of a comment that was answered."""
         if prepared.cleaned is None:
             raise ValueError("a comment that was refused cannot have an answer")
-        weighed = reweigh(answer.logprobs, self.task.weights) if answer.logprobs else {}
-        probabilities = {name: round(p, 6) for name, p in weighed.items()}
-        # The most probable label; it differs from the generated one where weights decide, or two are nearly even.
-        label = max(probabilities, key=probabilities.__getitem__) if probabilities else answer.label
+        who = self._answerer(answer)
+        label, probabilities = self.decided(prepared.text, answer, route)
         confidence = round(probabilities[label], 4) if probabilities else None
         spans = locate(answer.keywords, prepared.cleaned)
         flags = list(dict.fromkeys((*prepared.cleaned.flags, *answer.flags)))
         unsure = confidence is None or confidence < self._review_below or not REVIEW_FLAGS.isdisjoint(flags)
-        analysis = self._frame(prepared, label, "ok", route, self._answerer(answer))
+        analysis = self._frame(prepared, label, "ok", route, who)
         analysis.update(
             confidence=confidence,
             probabilities=probabilities,
@@ -158,7 +165,15 @@ class Assembler:
             needs_review=unsure,
         )
         analysis["provenance"]["latency_ms"] = answer.latency_ms if route == "model" else None
+        calibration = self._calibration_of(who)
+        if probabilities and calibration is not None and route != "student":
+            analysis["provenance"]["calibration"] = calibration.id
         return analysis
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of this labeller's answers; in a mixed pool, each model has its own."""
+        return self._calibrations.chosen.calibration if self._calibrations else None
 
     def assemble(self, prepared: Prepared, find: Callable[[str], Outcome]) -> Analysis:
         """The analysis of a comment, whatever became of it.
@@ -202,7 +217,8 @@ class Assembler:
             for span in own["spans"]
         ]
         routes = {own["route"] for _, own in judged}
-        analysis = self._frame(prepared, label, "ok", "model" if "model" in routes else "cache")
+        route: Route = "model" if "model" in routes else "student" if "student" in routes else "cache"
+        analysis = self._frame(prepared, label, "ok", route)
         flags = dict.fromkeys(("split", *(flag for _, own in judged for flag in own["flags"])))
         analysis.update(
             confidence=confidence,
@@ -231,6 +247,30 @@ class Assembler:
             told |= {name: own[name] for name in names}
         return told
 
+    def _calibration_of(self, who: AnsweredBy) -> Calibration | None:
+        return self._calibrations.of(who) if self._calibrations else None
+
+    def decided(self, text: str | None, answer: Answer, route: Route) -> tuple[str, dict[str, float]]:
+        """The label and the probabilities that an analysis gets from an answer.
+
+        A student has learned from labels that were calibrated and weighed; what it says is final.
+        """
+        probabilities = {name: round(p, 6) for name, p in self._probabilities(text, answer, route).items()}
+        if route == "student" or not probabilities:
+            return answer.label, probabilities
+        # The most probable label; it differs from the generated one where calibration decides, or two are nearly even.
+        return max(probabilities, key=probabilities.__getitem__), probabilities
+
+    def _probabilities(self, text: str | None, answer: Answer, route: Route) -> dict[str, float]:
+        if not answer.logprobs:
+            return {}
+        if route == "student":
+            return {name: math.exp(value) for name, value in answer.logprobs.items()}
+        calibration = self._calibration_of(self._answerer(answer))
+        if calibration is not None:
+            return calibration.apply(answer.logprobs, text)
+        return reweigh(answer.logprobs, self.task.weights)
+
     def unanswered(self, prepared: Prepared, error: ErrorInfo | None = None) -> Analysis:
         """The analysis of a comment that triage answered, or of one that failed (`error`, or the prepared one's)."""
         error = error or prepared.error
@@ -253,11 +293,13 @@ class Assembler:
         route: Route | None,
         by: AnsweredBy | None = None,
     ) -> Analysis:
+        by_student = route == "student"
+        model = by.model if by else None
         provenance = Provenance(
-            model=by.model if by else None,
+            model=f"student of {model}" if model and by_student else model,
             task=self.task.name,
             prompt=by.prompt if by else None,
-            endpoint=by.endpoint if by else None,
+            endpoint=by.endpoint if by and not by_student else None,
             calibration=None,
             latency_ms=None,
         )
@@ -285,6 +327,47 @@ Outcome = tuple[Answer, Route] | ErrorInfo
 """What became of one text: an answer and where it came from, or why there is none."""
 
 
+def bound_of(labeller: Labeller) -> Bound:
+    """What a calibration for this labeller's answers is bound to."""
+    about = labeller.connection.about
+    return Bound(model=about.fingerprint, task=labeller.task.asked_hash, prompt=labeller.prompt.id)
+
+
+def choose_calibration(settings: Settings, labeller: Labeller) -> Chosen:
+    """The calibration for this labeller's answers; none where the endpoint gives no probabilities to calibrate.
+
+    Raises:
+        SettingsError: the one that the settings name does not exist, or was fitted for something else.
+    """
+    if not labeller.capabilities.top_logprobs:
+        return Chosen(None)
+    return choose(settings.calibration, bound_of(labeller), labeller.task.name, settings.calibrations_dir)
+
+
+class Calibrations:
+    """The calibration of each model's answers; those of a mixed pool are looked up when their first answer comes.
+
+    Raises:
+        SettingsError: the one that the settings name does not exist, or was fitted for something else.
+    """
+
+    def __init__(self, settings: Settings, labeller: Labeller) -> None:
+        self.chosen = choose_calibration(settings, labeller)
+        self._settings = settings
+        self._task = labeller.task
+        bound = bound_of(labeller)
+        self._by: dict[tuple[str, str], Calibration | None] = {(bound.model, bound.prompt): self.chosen.calibration}
+
+    def of(self, who: AnsweredBy) -> Calibration | None:
+        """The calibration of this model's answers, if there is one."""
+        key = (who.fingerprint, who.prompt)
+        if key not in self._by:
+            bound = Bound(model=who.fingerprint, task=self._task.asked_hash, prompt=who.prompt)
+            settings = self._settings
+            self._by[key] = choose(settings.calibration, bound, self._task.name, settings.calibrations_dir).calibration
+        return self._by[key]
+
+
 @dataclass(slots=True)
 class _Shared:
     """One request for an answer, and how many wait for it."""
@@ -301,13 +384,21 @@ class Pipeline:
         settings: limits and thresholds.
         labeller: asks the model.
         cache: where answers are kept, or None.
+
+    Attributes:
+        calibration_notes: what the user should know about the choice of the calibration.
+
+    Raises:
+        SettingsError: the calibration that the settings name does not exist, or was fitted for something else.
     """
 
     def __init__(self, settings: Settings, labeller: Labeller, cache: AnswerCache | None) -> None:
         self.settings = settings
         self.labeller = labeller
         self.cache = cache
-        self.assembler = Assembler(labeller.task, labeller.answerer, settings.review_below)
+        calibrations = Calibrations(settings, labeller)
+        self.calibration_notes = calibrations.chosen.notes
+        self.assembler = Assembler(labeller.task, labeller.answerer, settings.review_below, calibrations)
         self._in_flight: dict[tuple[bytes, Priority], _Shared] = {}
 
     def prepare(self, comment: Comment) -> Prepared:

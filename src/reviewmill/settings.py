@@ -3,7 +3,8 @@
 `Settings()` reads them all. The file is looked for at `$REVIEWMILL_CONFIG`, else `./reviewmill.toml`, else
 `reviewmill.toml` in the user's configuration folder; the first that exists is used whole.
 
-The service's own settings are the table `[service]` of the file, and `REVIEWMILL_SERVICE__PORT` and the like.
+The service's own settings are the table `[service]` of the file, and `REVIEWMILL_SERVICE__PORT` and the like; the
+chat's are `[chat]` and `REVIEWMILL_CHAT__PORT`.
 """
 
 from __future__ import annotations
@@ -80,7 +81,28 @@ class ServiceSettings(BaseModel):
     lease_s: float = Field(default=30.0, ge=1, description="seconds after which a silent worker's job is taken over")
     retention_days: float = Field(default=30.0, gt=0, description="days that an ended job and its files are kept")
 
+    link_days: float = Field(default=7.0, gt=0, le=3650, description="days that a link to a result is good for")
+
     log_texts: bool = Field(default=False, description="write comments into the log")
+
+
+class ChatSettings(BaseModel):
+    """What `reviewmill chat` needs: where Open WebUI listens, and where it and its data are kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="address that Open WebUI listens on")
+    port: int = Field(default=3000, ge=1, le=65535, description="port that Open WebUI listens on")
+    url: str | None = Field(
+        default=None, pattern=r"^https?://[^\s/?#]+[^\s?#]*$", description="what people's browsers call the chat"
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("reviewmill") / "chat",
+        description="where Open WebUI is installed, and its accounts and chats are kept",
+    )
+    python: str | None = Field(default=None, description="a Python 3.11 or 3.12 for Open WebUI; none: looked for")
+    admin_email: str = Field(default="admin@localhost", min_length=3, description="name of the first administrator")
+    environment: dict[str, str] = Field(default={}, description="further variables for Open WebUI (LDAP, OAuth, …)")
 
 
 class EndpointSettings(BaseModel):
@@ -119,6 +141,7 @@ class Settings(BaseSettings):
     hedge: bool = Field(True, description="at a run's end, ask a faster endpoint too where one is slow")
     model: str = Field(DEFAULT_MODEL, description="catalog name, a .gguf file, or the server's model name")
     api_key: SecretStr | None = Field(None, description="key for the endpoint")
+    proposer_api_key: SecretStr | None = Field(None, description="key for the model that proposes (improve)")
     task: str = Field("sentiment", description="built-in task name or a task file")
     keywords: bool = Field(True, description="ask for keywords; without, one token a comment")
     wire: Literal["auto", "compact", "json", "free"] = Field("auto", description="answer format on the wire")
@@ -138,6 +161,8 @@ class Settings(BaseSettings):
     redact: bool = Field(False, description="mask phone, ID-card and card numbers, e-mail, house numbers")
     review_below: float = Field(0.7, ge=0, le=1, description="confidence under which needs_review is set")
 
+    calibration: str = Field("auto", min_length=1, description="auto, none, or one by file, name or id")
+
     threads: int | None = Field(None, ge=1, description="CPU threads of the embedded engine; none: all cores")
     slots: int = Field(16, ge=1, le=256, description="comments that the embedded engine works on at once")
 
@@ -150,6 +175,10 @@ class Settings(BaseSettings):
     models_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("reviewmill") / "models",
         description="where model files are kept",
+    )
+    calibrations_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("reviewmill") / "calibrations",
+        description="where your own calibrations are kept",
     )
     cache_dir: Path = Field(
         default_factory=lambda: platformdirs.user_cache_path("reviewmill"),
@@ -166,6 +195,7 @@ class Settings(BaseSettings):
     )
 
     service: ServiceSettings = Field(default_factory=ServiceSettings, description="see `ServiceSettings`")
+    chat: ChatSettings = Field(default_factory=ChatSettings, description="see `ChatSettings`")
 
     @classmethod
     def settings_customise_sources(

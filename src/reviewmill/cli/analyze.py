@@ -42,6 +42,24 @@ def analyze(
         str | None, typer.Option(help="Long comments: split (part by part) or whole; without, they are shortened.")
     ] = None,
     redact: Annotated[bool | None, typer.Option(help="Mask personal data before anything else sees a comment.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="auto, none, or one by file, name or id.")] = None,
+    agreement: Annotated[
+        str | None,
+        typer.Option(help="Let a student answer, while at least this share of labels is surely the model's: 0.95."),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Probability with which that may be wrong.")] = 0.05,
+    budget: Annotated[
+        int | None, typer.Option(help="Instead of --agreement: at most so many questions to the model.")
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option(help="Instead of --agreement: what fits into so much time, like 30m.")
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="The agreement holds for each label by itself.")
+    ] = False,
+    student: Annotated[
+        Path | None, typer.Option(help="A saved student: a file's cascade begins with it; texts it answers alone.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that is not ours.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result (texts) or the manifest as JSON.")] = False,
@@ -66,15 +84,21 @@ def analyze(
         task=task,
         long=long,
         redact=redact,
+        calibration=calibration,
     )
     from reviewmill.cli import work
 
     source = work.one_source(inputs)
+    cascade = work.cascade_options(agreement, delta, budget, deadline, per_class=per_class, student=student)
+    if source is None and student is not None:
+        work.answer_by_student(inputs, student, settings, as_json=as_json, quiet=quiet)
+        return
     if source is None:
         if work.analyze_texts(inputs, settings, as_json=as_json, quiet=quiet):
             raise typer.Exit(EXIT_ROWS_FAILED)
         return
     job = work.plan_file(source, output, settings, format=format)
+    job.cascade = work.needed(cascade, student)
     job.check(force=force)
     manifest = job.execute(text=text, id=id, quiet=quiet)
     if as_json and not job.to_stdout:

@@ -78,6 +78,14 @@ def install(
 
 
 @app.command()
+def path(
+    kind: Annotated[Literal["auto", "cuda", "cpu"], typer.Option(help="Which of the two; auto looks.")] = "auto",
+) -> None:
+    """Print the Python interpreter of the installed vLLM."""
+    typer.echo(engine_work.interpreter(load_settings(), kind))
+
+
+@app.command()
 def start(
     model: Model = None,
     gpu: Gpu = "auto",

@@ -85,6 +85,22 @@ def _kind(kind: str) -> environment.Kind:
     return "cuda" if kind == "cuda" else "cpu"
 
 
+def interpreter(settings: Settings, kind: str) -> Path:
+    """The Python of the installed vLLM.
+
+    Raises:
+        ProcessError: none is installed.
+    """
+    return _installed(settings, _kind(kind)).python
+
+
+def _installed(settings: Settings, kind: environment.Kind) -> environment.Environment:
+    found = environment.installed(settings.engine_dir, kind)
+    if found is None:
+        raise ProcessError(f"vLLM for {kind} is not installed.", hint=f"reviewmill engine install --kind {kind}")
+    return found
+
+
 def start(settings: Settings, model: str | None, gpu: str, comments: Path | None, asked: Asked) -> str:
     """Start vLLM; return its URL.
 

@@ -32,6 +32,7 @@ class Scope(StrEnum):
 
     ANALYSE = "analyse"
     JOBS = "jobs"
+    CHAT = "chat"
     ADMIN = "admin"
 
 

@@ -28,6 +28,9 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Catalog name, .gguf file, or the server's model name.")] = None,
     gpu_layers: Annotated[int | None, typer.Option(min=0, help="Layers of the embedded model on a GPU.")] = None,
     task: Annotated[str | None, typer.Option(help="The default task: built-in, or a task file.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="For the default task: auto, none, or one by file, name or id.")
+    ] = None,
     tasks_dir: Annotated[Path | None, typer.Option(help="A folder of more task files.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the database and the files of jobs are kept.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests to the model in flight.")] = None,
@@ -68,6 +71,7 @@ def serve(
         task=task,
         concurrency=concurrency,
         redact=redact or None,
+        calibration=calibration,
     )
     _run(settings)
 

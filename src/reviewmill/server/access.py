@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reviewmill.server.state import Service
     from reviewmill.settings import ServiceSettings
 
-Scope = Literal["analyse", "jobs", "admin"]
+Scope = Literal["analyse", "jobs", "chat", "admin"]
 
 LOCAL: Final = "local"
 """The id of the caller that needs no key (`--no-auth`)."""

@@ -14,10 +14,23 @@ from starlette.middleware.cors import CORSMiddleware
 
 from reviewmill._version import __version__
 from reviewmill.server import problems
-from reviewmill.server.routes import analyze, chat, comments, corrections, health, jobs, models, tasks
+from reviewmill.server.routes import (
+    analyze,
+    chat,
+    chat_files,
+    chat_rows,
+    comments,
+    corrections,
+    downloads,
+    health,
+    jobs,
+    models,
+    tasks,
+)
 from reviewmill.server.schemas import AnalyzeRequest, AnalyzeResponse, CorrectionBody, ProblemDocument
 from reviewmill.server.shield import Shield
 from reviewmill.server.state import Service, working_on_jobs
+from reviewmill.server.talk.room import keeping_talks
 
 if TYPE_CHECKING:
     from reviewmill.settings import Settings
@@ -26,6 +39,9 @@ ROUTERS: Final[list[APIRouter]] = [
     analyze.router,
     jobs.router,
     chat.router,
+    chat_files.router,
+    chat_rows.router,
+    downloads.router,
     tasks.router,
     models.router,
     corrections.router,
@@ -43,7 +59,7 @@ DOCUMENTED: Final[list[type[BaseModel]]] = [
 ]
 """What the document describes, and FastAPI does not know (bodies that `read_body` reads) or drops the nulls of."""
 
-COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = [working_on_jobs]
+COMPANIONS: Final[list[Callable[[Service], AbstractAsyncContextManager[None]]]] = [working_on_jobs, keeping_talks]
 """What runs beside the routes for as long as they are served."""
 
 
@@ -130,4 +146,4 @@ Analyses comments with a large language model on your own hardware.
 Every answer that is not a success is a problem document (RFC 9457), but for those of `POST /v1/chat/completions`, which
 have OpenAI's shape. `X-Request-Id` is echoed, or made up.
 """
-_KEYS: Final = "An API key, made with `reviewmill keys create`. Scopes: analyse, jobs, admin."
+_KEYS: Final = "An API key, made with `reviewmill keys create`. Scopes: analyse, jobs, chat, admin."

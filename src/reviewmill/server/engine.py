@@ -22,6 +22,7 @@ from reviewmill.endpoints.connection import EMBEDDED
 from reviewmill.errors import BusyError, CacheError, EndpointError, EndpointRefusedError, ReviewmillError, TaskError
 from reviewmill.pipeline import Outcome, Pipeline, Prepared, error_info
 from reviewmill.schema import TEXT_PREFIX_BYTES, Analysis, Answer, Comment
+from reviewmill.scoring.shelf import AUTO, NONE, check_named
 from reviewmill.server.hot import HotAnswers
 from reviewmill.tasks import BUILTIN_TASKS, Task, load_task
 
@@ -130,6 +131,7 @@ class EngineRoom:
 
     Raises:
         TaskError: a task file is not valid, or two tasks have one name.
+        SettingsError: the calibration that is named does not exist, or is for another task.
         CacheError: the cache cannot be opened.
     """
 
@@ -139,6 +141,7 @@ class EngineRoom:
         self._metrics = metrics
         self._default = load_task(settings.task)
         self._tasks = _load_tasks(self._default, settings.service.tasks_dir)
+        check_named(settings.calibration, self._default.asked_hash, settings.calibrations_dir)
         opened = open_cache(
             settings.cache, cache_dir=settings.cache_dir, ttl=settings.cache_ttl, on_warning=log.warning
         )
@@ -201,11 +204,22 @@ class EngineRoom:
         if pipeline is None:
             connection = await self._connect()
             labeller = labeller_on(connection, task=wanted, keywords=name[1], wire=self.settings.wire, gate=self.gate)
-            pipeline = self._pipelines.setdefault(name, Pipeline(self.settings, labeller, self.cache))
+            made = Pipeline(self._settings_for(*name), labeller, self.cache)
+            pipeline = self._pipelines.setdefault(name, made)
+            if made is pipeline:
+                _tell_calibration(made)
         return pipeline
 
     def _wants_keywords(self, task: Task, keywords: bool | None) -> bool:
         return task.keywords and (self.settings.keywords if keywords is None else keywords)
+
+    def _settings_for(self, task: str, keywords: bool) -> Settings:
+        """A calibration that was named is for the default task as it is asked by default; others take what fits."""
+        if (task, keywords) == (self._default.name, self._wants_keywords(self._default, None)):
+            return self.settings
+        if self.settings.calibration in {AUTO, NONE}:
+            return self.settings
+        return self.settings.model_copy(update={"calibration": AUTO})
 
     async def _connect(self) -> Connection:
         """Connect once; who comes meanwhile waits for the same attempt, and a failure counts for a moment."""
@@ -499,6 +513,14 @@ def _assemble(pipeline: Pipeline, read: Sequence[_Read], outcomes: Mapping[str, 
         return outcome
 
     return [pipeline.assembler.assemble(each.prepared, find) for each in read]
+
+
+def _tell_calibration(pipeline: Pipeline) -> None:
+    task, calibration = pipeline.labeller.task.name, pipeline.assembler.calibration
+    said = calibration.describe() if calibration is not None else "none; confidence is the model's own"
+    log.info("Calibration of the task %s: %s", task, said)
+    for note in pipeline.calibration_notes:
+        log.warning("%s", note)
 
 
 def text_sha256(text: str) -> str:

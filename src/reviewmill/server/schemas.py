@@ -46,6 +46,7 @@ Id = (
 )
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 CustomerId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+ChatName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Cursor = Annotated[str, StringConstraints(max_length=100)]
 
@@ -209,17 +210,31 @@ class CorrectionBody(Body):
                     "confidence": 0.58,
                     "author": "li",
                 }
-            ]
+            ],
+            "anyOf": [{"required": ["text"]}, {"required": ["chat"]}],
         }
     )
 
-    text: str = Field(max_length=100_000)
+    text: str | None = Field(default=None, max_length=100_000, description="The comment; or it is named by its chat.")
+    chat: ChatName | None = Field(
+        default=None, description="The chat in which the comment was analysed, as `X-Chat` named it."
+    )
+    message: ChatName | None = Field(
+        default=None, description="The answer in which it stands (`X-Msg`); without it, what the chat was about last."
+    )
+    row: Annotated[int, Field(ge=1, lt=2**53), BeforeValidator(_whole)] | None = Field(
+        default=None, description="Its number; may be left out where there is one comment."
+    )
     label: Name = Field(description="One of the task's labels.")
     task: Name | None = Field(default=None, description="The default is the service's.")
     model_label: Name | None = Field(default=None, description="What the model had said.")
     confidence: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     note: str | None = Field(default=None, max_length=2_000)
-    author: str | None = Field(default=None, max_length=200)
+    author: str | None = Field(
+        default=None,
+        max_length=200,
+        description="Who says so. Under a key with the scope `chat`, the account that the request's headers name.",
+    )
     id: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
         default=None, description="Your name for it: the same id again replaces what was said before."
     )
@@ -334,6 +349,7 @@ _MEANINGS: Final = {
     405: "The address does not answer that method.",
     408: "The request took too long to arrive.",
     409: "This does not go with the state of things.",
+    410: "It was there, and is not any more.",
     413: "The body is too large.",
     415: "The body is not of the right kind.",
     422: "The request is not valid.",

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse, Response
 
 from reviewmill.server.logs import Access
 from reviewmill.server.problems import Problem, from_http, request_id, unexpected
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("reviewmill.server")
 
-UPLOADS: Final = frozenset({("POST", "/v1/jobs")})
+_ATTACHING: Final = "/v1/chat/files/process"
+UPLOADS: Final = frozenset({("POST", "/v1/jobs"), ("PUT", _ATTACHING)})
 """What may have a large body, and take long to send it."""
 
 UNMATCHED: Final = "unmatched"
@@ -109,7 +111,7 @@ class _Exchange:
 
     __slots__ = (
         "_deadline", "_more", "_receive", "_received", "_send", "announced", "answered", "began", "expects", "id",
-        "most_bytes", "status",
+        "most_bytes", "plain", "status",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +122,7 @@ class _Exchange:
         self.began = time.perf_counter()
         self.answered: float | None = None
         self.status = 500
+        self.plain = scope["path"] == _ATTACHING  # its answers are shown to people as they are
         given = headers.get(b"x-request-id", b"")
         self.id = given.decode("ascii") if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
         self.expects = b"expect" in headers
@@ -191,7 +194,10 @@ class _Exchange:
             return
         if self._more:
             problem.headers["Connection"] = "close"
-        response = problem.response()
+        if self.plain and problem.status == 413:
+            response: Response = PlainTextResponse(f"{problem.detail}\n文件太大，没有收下。", 413, problem.headers)
+        else:
+            response = problem.response()
         await self.send({"type": "http.response.start", "status": problem.status, "headers": response.raw_headers})
         await self.send({"type": "http.response.body", "body": response.body})
 

@@ -21,6 +21,7 @@ from reviewmill.server.ledger import Ledger
 from reviewmill.server.logs import AccessLog
 from reviewmill.server.metrics import Metrics
 from reviewmill.server.shield import is_loopback
+from reviewmill.server.talk.room import TalkRoom
 from reviewmill.store import Store, database_url
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Service:
         closing: set when the service begins to shut down; long answers (events) end then.
         scrubbers: what else must act when comments are deleted.
         jobs: long jobs over files; `working_on_jobs` lets it work.
+        talk: what chats are about; `keeping_talks` looks after it.
     """
 
     def __init__(self, settings: Settings, store: Store, room: EngineRoom, metrics: Metrics) -> None:
@@ -82,6 +84,7 @@ class Service:
         self.closing = asyncio.Event()
         self.scrubbers: list[Scrub] = []
         self.jobs = JobRoom(store, settings.service, lambda task, keywords: room.pipeline(task, keywords=keywords))
+        self.talk = TalkRoom(store, settings.service, self.jobs)
         self._resources = AsyncExitStack()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The store: API keys, jobs, corrections, the index of comments, and the audit, in SQLite or PostgreSQL.
+"""The store: API keys, jobs, corrections, chats, the index of comments, secrets, and the audit; SQLite or PostgreSQL.
 
 All calls are synchronous and safe from any thread; times are aware and in UTC. Every call raises `StoreError` when the
 database refuses it, and `StoreUnavailableError` when the same call may succeed later.
@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from reviewmill.store.audit import Audit, AuditRecord
+from reviewmill.store.chats import ChatFile, ChatKey, Chats, ChatSet
 from reviewmill.store.comments import CommentRow, Comments
 from reviewmill.store.corrections import CorrectionRecord, Corrections
 from reviewmill.store.engine import Database, database_url
 from reviewmill.store.jobs import HeartbeatAnswer, JobRecord, Jobs, JobState
 from reviewmill.store.keys import SCOPES, KeyRecord, Keys, KeyState
 from reviewmill.store.migrate import migrate
-from reviewmill.store.rows import new_id
+from reviewmill.store.rows import digest, new_id
+from reviewmill.store.secrets import Secrets
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = [
     "SCOPES",
     "AuditRecord",
+    "ChatFile",
+    "ChatKey",
+    "ChatSet",
     "CommentRow",
     "CorrectionRecord",
     "HeartbeatAnswer",
@@ -32,6 +37,7 @@ __all__ = [
     "KeyState",
     "Store",
     "database_url",
+    "digest",
     "new_id",
 ]
 
@@ -45,6 +51,8 @@ class Store:
         self.jobs = Jobs(database)
         self.corrections = Corrections(database)
         self.comments = Comments(database)
+        self.chats = Chats(database)
+        self.secrets = Secrets(database)
         self.audit = Audit(database)
 
     @classmethod

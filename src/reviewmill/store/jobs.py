@@ -168,6 +168,12 @@ class Jobs:
             rows = connection.execute(sa.select(_T.c.state, sa.func.count()).group_by(_T.c.state))
             return {state: count for state, count in rows}  # noqa: C416 -- a Row is no tuple for mypy
 
+    def before(self, job_id: str) -> int:
+        """How many jobs that have not ended are older than this one."""
+        older = sa.and_(_T.c.state.in_(["queued", "running"]), _T.c.id < job_id)
+        with self._database.read() as connection:
+            return connection.execute(sa.select(sa.func.count()).where(older)).scalar() or 0
+
     def claim(self, worker: str, lease_s: float) -> JobRecord | None:
         """Take the oldest job that is queued, or whose worker let its lease run out; None if there is none.
 

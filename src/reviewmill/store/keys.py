@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from reviewmill.store.engine import Database
 
-SCOPES: Final = frozenset({"analyse", "jobs", "admin"})
+SCOPES: Final = frozenset({"analyse", "jobs", "chat", "admin"})
 KeyState = Literal["active", "expired", "revoked"]
 
 _T = tables.api_keys
@@ -81,7 +81,7 @@ class Keys:
 
         Args:
             name: what people call it; need not be unique.
-            scopes: of "analyse", "jobs" and "admin", at least one.
+            scopes: of "analyse", "jobs", "chat" and "admin", at least one.
             expires_at: from when on it lets nobody in; None: never.
             rate_per_minute: comments a minute; None: the service's default.
             daily_quota: comments a day, in UTC; None: the service's default.

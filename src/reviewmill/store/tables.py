@@ -200,3 +200,67 @@ audit: Final = _table(
     sa.Column("subject", Words, nullable=False),
     sa.Column("detail", Facts, nullable=False),
 )
+
+# What chats are about: files as they were attached, what was analysed in which chat, and the comments that were typed.
+
+chat_files: Final = _table(
+    "chat_files",
+    sa.Column("id", Words, primary_key=True),
+    sa.Column("identity_sha256", Words, nullable=False),
+    sa.Column("file_sha256", Words, nullable=False),
+    sa.Column("owner", Words, nullable=False),
+    sa.Column("account", Words, nullable=False),
+    sa.Column("file_id", Words, nullable=False),
+    sa.Column("filename", Words, nullable=False),
+    sa.Column("format", Words, nullable=False),
+    sa.Column("text_column", Words, nullable=False),
+    sa.Column("id_column", Words),
+    sa.Column("customer_column", Words),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha256", Words, nullable=False),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("used_at", Time, nullable=False),
+    sa.UniqueConstraint("identity_sha256"),
+    sa.Index(None, "file_sha256"),
+    sa.Index(None, "used_at"),
+)
+
+chat_sets: Final = _table(
+    "chat_sets",
+    sa.Column("id", Words, primary_key=True),
+    sa.Column("identity_sha256", Words, nullable=False),
+    sa.Column("chat_sha256", Words, nullable=False),
+    sa.Column("message_sha256", Words),
+    sa.Column("owner", Words, nullable=False),
+    sa.Column("account", Words, nullable=False),
+    sa.Column("task", Words, nullable=False),
+    sa.Column("labels", Facts, nullable=False),
+    sa.Column("name", Words),
+    sa.Column("file", Words),
+    sa.Column("job_id", Words),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("used_at", Time, nullable=False),
+    sa.UniqueConstraint("identity_sha256"),
+    sa.Index(None, "chat_sha256"),
+    sa.Index(None, "job_id"),
+    sa.Index(None, "used_at"),
+)
+
+chat_rows: Final = _table(
+    "chat_rows",
+    sa.Column("set_id", Words, sa.ForeignKey("chat_sets.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("owner", Words, nullable=False),
+    sa.Column("text_sha256", Words, nullable=False),
+    sa.Column("analysis", Facts, nullable=False),
+    sa.Index(None, "text_sha256"),
+)
+
+secrets: Final = _table(
+    "secrets",
+    sa.Column("name", Words, primary_key=True),
+    sa.Column("value", Words, nullable=False),
+    sa.Column("created_at", Time, nullable=False),
+)

@@ -22,6 +22,19 @@ PATH_BEFORE: Final = "REVIEWMILL_PYTHONPATH_BEFORE"
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """A process that cannot be mistaken for a later one with the same number.
+
+    Attributes:
+        pid: its number.
+        born: when it started, as the kernel counts, and in which boot.
+    """
+
+    pid: int
+    born: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """A program to run.
 
@@ -32,6 +45,7 @@ class Spec:
         argv: the program and its arguments; no secrets, because every user of the machine can read them.
         env: variables beside those of whoever starts it.
         without: variables that it does not get.
+        inherits: whether it gets those of whoever starts it at all.
         secrets: strings that must not show in the log.
         cwd: working folder; None: the folder of the status.
         health_url: address that answers 200 while the program is well; None: it is well while it runs.
@@ -44,6 +58,7 @@ class Spec:
         grace_seconds: between asking it to end and ending it.
         log_bytes, log_files: the log is begun anew at so many bytes, and so many older ones are kept.
         about: what whoever started it wants to find again in `Status.about`; no secrets.
+        owner: the process without which it makes no sense: when that one is gone, it ends; None: it needs nobody.
     """
 
     name: str
@@ -65,6 +80,8 @@ class Spec:
     log_bytes: int = 10_000_000
     log_files: int = 3
     about: dict[str, Any] = field(default_factory=dict)
+    owner: Identity | None = None
+    inherits: bool = True
 
     def to_json(self) -> str:
         """Write it for the supervisor."""
@@ -74,20 +91,8 @@ class Spec:
     def from_json(cls, text: str) -> Spec:
         """Read what `to_json` wrote."""
         raw = json.loads(text)
-        return cls(**raw | {key: tuple(raw[key]) for key in ("argv", "without", "secrets")})
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A process that cannot be mistaken for a later one with the same number.
-
-    Attributes:
-        pid: its number.
-        born: when it started, as the kernel counts, and in which boot.
-    """
-
-    pid: int
-    born: str
+        owner = Identity(**raw["owner"]) if raw["owner"] else None
+        return cls(**raw | {"owner": owner} | {key: tuple(raw[key]) for key in ("argv", "without", "secrets")})
 
 
 @dataclass(slots=True)

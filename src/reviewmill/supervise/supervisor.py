@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from reviewmill.supervise.identity import descendants, identify, send, wait_gone
+from reviewmill.supervise.identity import alive, descendants, identify, send, wait_gone
 from reviewmill.supervise.log import RotatingLog
 from reviewmill.supervise.spec import LOG_NAME, Identity, Spec, State, Status
 
@@ -108,7 +108,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=self.spec.cwd or self.folder,
-            env={key: value for key, value in os.environ.items() if key not in self.spec.without} | self.spec.env,
+            env=self._environment(),
             process_group=0,
             preexec_fn=_die_with_parent(),
         )
@@ -119,6 +119,11 @@ class Supervisor:
             os.set_blocking(process.stdout.fileno(), False)
             self._selector.register(process.stdout, selectors.EVENT_READ)
         return process
+
+    def _environment(self) -> dict[str, str]:
+        """What the program gets: ours, if it inherits, without what it must not have; and its own."""
+        ours = {key: value for key, value in os.environ.items() if key not in self.spec.without}
+        return (ours if self.spec.inherits else {}) | self.spec.env
 
     def _watch(self, process: subprocess.Popen[bytes]) -> str | None:
         """Take turns until the program ended (None) or must be ended (why)."""
@@ -132,6 +137,7 @@ class Supervisor:
             if time.monotonic() - listed >= _OTHERS_EVERY:
                 listed = time.monotonic()
                 self._list_others(process.pid)
+                self._look_for_owner()
             self._health.look()
             if self.status.state == "starting" and self._health.well:
                 self._enter("ready")
@@ -161,6 +167,11 @@ class Supervisor:
             else:  # it closed its output
                 self._selector.unregister(key.fileobj)
         return heard
+
+    def _look_for_owner(self) -> None:
+        if self.spec.owner is not None and not alive(self.spec.owner):
+            self.log.note("whoever it was started for is gone")
+            self._stopping = True
 
     def _list_others(self, pid: int) -> None:
         others = descendants(pid)
@@ -212,6 +223,7 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         while not self._stopping and time.monotonic() < deadline:
             time.sleep(min(_TURN, seconds))
+            self._look_for_owner()
 
 
 class _Health:

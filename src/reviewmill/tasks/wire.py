@@ -164,11 +164,11 @@ class JsonWire(_BaseWire):
 
     @cached_property
     def regex(self) -> str:
-        """The format as a regular expression: without white space and escapes, in which small models run away."""
+        """The format as a regular expression: without white space, in which small models run away."""
         labels = "|".join(_literal(name) for name in self.task.label_names)
         if not self.keywords:
             return rf'\{{"{_literal(self.task.name)}":"({labels})"\}}'
-        keyword = rf'"[^"\\\n\r\t]{{1,{MAX_KEYWORD_CHARS}}}"'
+        keyword = rf'"([^"\\\n\r\t]|\\["\\]){{1,{MAX_KEYWORD_CHARS}}}"'
         listed = rf"({keyword}(,{keyword}){{0,{self.task.max_keywords - 1}}})?"
         return rf'\{{"{_literal(self.task.name)}":"({labels})","keywords":\[{listed}\]\}}'
 

@@ -105,9 +105,13 @@ def _length_flags(draft: Draft) -> Iterator[Flag]:
         reason = "all that the model was trained for"
     yield Flag("--max-model-len", str(draft.length), reason)
     if draft.rope is not None:
+        # vLLM 0.32 takes the window from max_position_embeddings and no longer multiplies it by the factor, so that
+        # rope_parameters alone (as its documentation has it) are refused.
+        window = int(draft.rope["original_max_position_embeddings"] * draft.rope["factor"])
+        overrides = {"max_position_embeddings": window, "rope_parameters": draft.rope}
         yield Flag(
             "--hf-overrides",
-            json.dumps({"rope_parameters": draft.rope}, separators=(",", ":")),
+            json.dumps(overrides, separators=(",", ":")),
             f"YaRN: the model was trained for {draft.subject.shape.native:,} positions; without, vLLM refuses more",
         )
 

@@ -185,10 +185,13 @@ class Envelope:
         """The first piece, which holds no text yet."""
         return self._piece({"role": "assistant", "content": ""}, None, include_usage)
 
-    def rest(self, text: str, *, include_usage: bool) -> Iterator[dict[str, Any]]:
-        """The pieces that hold the text, the one that ends it, and the one with the usage if it is wanted."""
+    def some(self, text: str, *, include_usage: bool) -> Iterator[dict[str, Any]]:
+        """The pieces that hold some text."""
         for piece in pieces(text):
             yield self._piece({"content": piece}, None, include_usage)
+
+    def last(self, *, include_usage: bool) -> Iterator[dict[str, Any]]:
+        """The piece that ends the answer, and the one with the usage if it is wanted."""
         yield self._piece({}, "stop", include_usage)
         if include_usage:
             yield self._frame("chat.completion.chunk", []) | {"usage": USAGE}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from reviewmill.errors import ChatError
@@ -62,6 +62,22 @@ def last_user_text(messages: Any) -> str:
     if isinstance(content, str):
         return content
     return "\n".join(_part(part, f"{param}.[{number}]") for number, part in enumerate(content))
+
+
+def earlier_user_texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The texts of the messages that the user wrote before the last one, in their order.
+
+    Args:
+        messages: as `last_user_text` found them good.
+    """
+    contents = [message["content"] for message in messages if message["role"] == "user"][:-1]
+    return [content if isinstance(content, str) else _texts(content) for content in contents]
+
+
+def _texts(parts: Sequence[Any]) -> str:
+    """The texts among a message's parts; what else there is was for somebody else."""
+    texts = (part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text")
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def _role(message: Any, param: str) -> str:

@@ -61,3 +61,65 @@ class Events(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await asyncio.shield(asyncio.ensure_future(self._give_back()))
+
+
+class Flow:
+    """An answer whose pieces are made in a task of their own, so that its beginning can be waited for.
+
+    Args:
+        pieces: the answer, as it is made.
+
+    Attributes:
+        work: the task; cancelled, it ends the answer wherever it is.
+        begun: done when there is a first piece, or the answer has ended or failed.
+    """
+
+    def __init__(self, pieces: AsyncIterator[str]) -> None:
+        self._waiting: asyncio.Queue[str | None] = asyncio.Queue()
+        self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.work = asyncio.ensure_future(self._pump(pieces))
+
+    async def _pump(self, pieces: AsyncIterator[str]) -> None:
+        try:
+            async for piece in pieces:
+                self._waiting.put_nowait(piece)
+                self._begin()
+        finally:
+            self._waiting.put_nowait(None)
+            self._begin()
+
+    def _begin(self) -> None:
+        if not self.begun.done():
+            self.begun.set_result(None)
+
+    def raise_early(self) -> None:
+        """Raise what the answer failed with, if it has ended already."""
+        if self.work.done():
+            self.work.result()
+
+    async def next(self, seconds: float) -> str | None:
+        """The next piece, "" if none came within so many seconds, None at the end.
+
+        Raises:
+            Exception: what the answer failed with.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                piece = await self._waiting.get()
+        except TimeoutError:
+            return ""
+        if piece is None:
+            await self.work
+        return piece
+
+    async def whole(self) -> str:
+        """All of it.
+
+        Raises:
+            Exception: what it failed with.
+        """
+        await self.work
+        pieces = []
+        while (piece := self._waiting.get_nowait()) is not None:
+            pieces.append(piece)
+        return "".join(pieces)

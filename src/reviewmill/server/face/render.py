@@ -14,9 +14,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from reviewmill.schema import Analysis
+from reviewmill.server.face.words import CHINESE, ENGLISH, Words
 from reviewmill.tasks import Task
 
 MAX_ROWS: Final = 200
@@ -41,84 +42,6 @@ _SOMETIMES: Final = re.compile(r"\A[^\w\s]|\.(?=\S)|(?<=\d)[.)]|(?<![^\W_])-|-(?
 _ADDRESS: Final = re.compile(r"(?<=:/)/(?=\S)|[wW](?=\.)|@(?=\S)")
 
 
-class _Words(NamedTuple):
-    """What the answer says beside the comment, in one language."""
-
-    labels: dict[str, str]
-    reasons: dict[str, str]
-    notes: dict[str, str]
-    header: tuple[str, str, str, str, str]
-    comments: str
-    insufficient: str
-    error: str
-    keywords: str
-    comma: str
-    colon: str
-    review: str
-    no_confidence: str
-    more: str
-    whole_file: str
-
-
-_ENGLISH: Final = _Words(
-    labels={},
-    reasons={
-        "empty": "the comment is empty",
-        "no_words": "the comment holds no words",
-        "default_text": "the platform's default text",
-    },
-    notes={
-        "order_dropped": "The comment tells the reader which label to give; the model was not shown that part.",
-        "shortened": "The comment is long: its middle was not read.",
-        "low_label_mass": "The model hardly meant any of the labels.",
-        "redacted": "Personal data was masked before the model read the comment.",
-    },
-    header=("#", "Comment", "Label", "Confidence", "Keywords"),
-    comments="comments",
-    insufficient="nothing to judge",
-    error="error",
-    keywords="Keywords",
-    comma=", ",
-    colon=": ",
-    review="A person should look at this.",
-    no_confidence="the model's server gives no probabilities",
-    more="Rows 1 to {shown:,} of {all:,} are shown.",
-    whole_file="The whole file",
-)
-_CHINESE: Final = _Words(
-    labels={
-        "positive": "正面",
-        "neutral": "中性",
-        "negative": "负面",
-        "joy": "喜悦",
-        "anger": "愤怒",
-        "sadness": "悲伤",
-        "fear": "恐惧",
-        "surprise": "惊讶",
-        "disgust": "厌恶",
-        "none": "没有情绪",
-    },
-    reasons={"empty": "评论为空", "no_words": "评论没有文字", "default_text": "平台的默认文字"},
-    notes={
-        "order_dropped": "评论里有指使读者怎样判断的话，这部分没有给模型看。",
-        "shortened": "评论很长，中间部分没有读。",
-        "low_label_mass": "哪个标签模型都没有把握。",
-        "redacted": "模型读到评论之前，个人信息已经遮盖。",
-    },
-    header=("#", "评论", "标签", "置信度", "关键词"),
-    comments="条评论",
-    insufficient="无可判断",
-    error="出错",
-    keywords="关键词",
-    comma="、",
-    colon="：",
-    review="建议人工复核。",
-    no_confidence="模型的服务器不给概率",
-    more="只显示前 {shown:,} 条，共 {all:,} 条。",
-    whole_file="完整文件",
-)
-
-
 def render(analyses: Sequence[Analysis], task: Task, *, link: str | None = None) -> str:
     """The answer to a message: one analysis in full, or several as a table.
 
@@ -130,12 +53,12 @@ def render(analyses: Sequence[Analysis], task: Task, *, link: str | None = None)
     return render_one(analyses[0]) if len(analyses) == 1 else render_many(analyses, task, link=link)
 
 
-def render_one(analysis: Analysis) -> str:
+def render_one(analysis: Analysis, words: Words | None = None) -> str:
     """One analysis: label, confidence as a bar, all probabilities, the comment with its keywords in bold.
 
-    The words around the comment are Chinese if the comment is.
+    The words around the comment, if not given, are Chinese if the comment is.
     """
-    words = _CHINESE if _is_chinese(analysis) else _ENGLISH
+    words = words or (CHINESE if _is_chinese(analysis) else ENGLISH)
     marks = [(span["start"], span["end"]) for span in analysis["spans"]]
     parts = [_verdict(analysis, words), _probabilities(analysis, words), quote(analysis["original_text"], marks)]
     if analysis["keywords"]:
@@ -146,17 +69,17 @@ def render_one(analysis: Analysis) -> str:
     return "\n\n".join(filter(None, [*parts, " ".join(notes)])) + "\n"
 
 
-def _verdict(analysis: Analysis, words: _Words) -> str:
+def _verdict(analysis: Analysis, words: Words) -> str:
     if analysis["status"] == "ok":
         confidence = analysis["confidence"]
-        label = f"**{_label(analysis.label or '', words)}**"
-        return f"{label} — {words.no_confidence}" if confidence is None else f"{label} {_bar(confidence)}"
+        label = f"**{label_of(analysis.label or '', words)}**"
+        return f"{label} — {words.no_confidence}" if confidence is None else f"{label} {bar(confidence)}"
     return (
         f"**{words.insufficient if analysis['status'] == 'insufficient' else words.error}**{_reason(analysis, words)}"
     )
 
 
-def _reason(analysis: Analysis, words: _Words) -> str:
+def _reason(analysis: Analysis, words: Words) -> str:
     """Why there is no label."""
     error = analysis["error"]
     if error is not None:
@@ -165,26 +88,29 @@ def _reason(analysis: Analysis, words: _Words) -> str:
     return "".join(f"{words.colon}{reason}" for reason in reasons)
 
 
-def _bar(share: float) -> str:
+def bar(share: float) -> str:
+    """A share (0 to 1) as a bar of characters, and in per cent."""
     full = round(share * _BAR)
-    return f"{'█' * full}{'░' * (_BAR - full)} {_percent(share)}"
+    return f"{'█' * full}{'░' * (_BAR - full)} {percent(share)}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share (0 to 1) in per cent."""
     # Rounded down: nothing is shown as 100% that is not.
     return f"{int(share * 1000 + 1e-6) / 10:.1f}%"
 
 
-def _probabilities(analysis: Analysis, words: _Words) -> str:
+def _probabilities(analysis: Analysis, words: Words) -> str:
     ranked = sorted(analysis["probabilities"].items(), key=lambda item: -item[1])
-    return " · ".join(f"{_label(name, words)} {_percent(share)}" for name, share in ranked)
+    return " · ".join(f"{label_of(name, words)} {percent(share)}" for name, share in ranked)
 
 
-def _label(name: str, words: _Words) -> str:
+def label_of(name: str, words: Words) -> str:
+    """A label's name in a language, safe in Markdown."""
     return words.labels.get(name) or inline(name, _LABEL_CHARS)
 
 
-def _keywords(analysis: Analysis, words: _Words) -> str:
+def _keywords(analysis: Analysis, words: Words) -> str:
     return words.comma.join(inline(keyword, _KEYWORD_CHARS) for keyword in analysis["keywords"])
 
 
@@ -200,11 +126,8 @@ def render_many(analyses: Sequence[Analysis], task: Task, *, link: str | None = 
 
     The words are Chinese if at least half of the comments are.
     """
-    words = _CHINESE if 2 * sum(map(_is_chinese, analyses)) >= len(analyses) else _ENGLISH
-    lines = [_counts(analyses, task, words), "", _row(words.header), _row(["--:", ":--", ":--", "--:", ":--"])]
-    lines += [_table_row(number, analysis, words) for number, analysis in enumerate(analyses[:MAX_ROWS], 1)]
-    if any(analysis["status"] == "ok" and analysis["needs_review"] for analysis in analyses[:MAX_ROWS]):
-        lines += ["", f"? {words.review}"]
+    words = CHINESE if 2 * sum(map(_is_chinese, analyses)) >= len(analyses) else ENGLISH
+    lines = [_counts(analyses, task, words), "", *table(enumerate(analyses[:MAX_ROWS], 1), words)]
     if len(analyses) > MAX_ROWS:
         lines += ["", words.more.format(shown=MAX_ROWS, all=len(analyses))]
     if link is not None:
@@ -212,10 +135,20 @@ def render_many(analyses: Sequence[Analysis], task: Task, *, link: str | None = 
     return "\n".join(lines) + "\n"
 
 
-def _counts(analyses: Sequence[Analysis], task: Task, words: _Words) -> str:
+def table(rows: Iterable[tuple[int, Analysis]], words: Words) -> list[str]:
+    """The lines of a table of rows with their numbers; at most `MAX_ROWS` should be given."""
+    shown = list(rows)
+    lines = [cells(words.header), cells(["--:", ":--", ":--", "--:", ":--"])]
+    lines += [_table_row(number, analysis, words) for number, analysis in shown]
+    if any(analysis["status"] == "ok" and analysis["needs_review"] for _, analysis in shown):
+        lines += ["", f"? {words.review}"]
+    return lines
+
+
+def _counts(analyses: Sequence[Analysis], task: Task, words: Words) -> str:
     labels = Counter(analysis.label for analysis in analyses if analysis["status"] == "ok")
     statuses = Counter(analysis["status"] for analysis in analyses)
-    counts = [(_label(name, words), labels[name]) for name in task.label_names]
+    counts = [(label_of(name, words), labels[name]) for name in task.label_names]
     counts += [
         (name, count)
         for name, count in ((words.insufficient, statuses["insufficient"]), (words.error, statuses["error"]))
@@ -225,20 +158,22 @@ def _counts(analyses: Sequence[Analysis], task: Task, words: _Words) -> str:
     return " · ".join([f"**{len(analyses):,} {words.comments}**", *shares])
 
 
-def _table_row(number: int, analysis: Analysis, words: _Words) -> str:
+def _table_row(number: int, analysis: Analysis, words: Words) -> str:
     if analysis["status"] == "ok":
         confidence = analysis["confidence"]
-        label = _label(analysis.label or "", words) + (" ?" if analysis["needs_review"] else "")
-        share = "—" if confidence is None else _percent(confidence)
+        label = label_of(analysis.label or "", words) + (" ?" if analysis["needs_review"] else "")
+        share = "—" if confidence is None else percent(confidence)
     else:
-        label = words.insufficient if analysis["status"] == "insufficient" else words.error
+        other = {"insufficient": words.insufficient, "deleted": words.deleted}
+        label = other.get(analysis["status"], words.error)
         label, share = f"{label}{_reason(analysis, words)}", ""
-    comment = inline(analysis["original_text"], _COMMENT_CHARS)
-    return _row([str(number), comment, label, share, _keywords(analysis, words)])
+    comment = inline(analysis["original_text"] or "", _COMMENT_CHARS)
+    return cells([str(number), comment, label, share, _keywords(analysis, words)])
 
 
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def cells(contents: Iterable[str]) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(contents)} |"
 
 
 # --- hostile text -----------------------------------------------------------------------------------------------------

@@ -93,8 +93,10 @@ def _gone() -> ResultGoneError:
 # --- other formats ----------------------------------------------------------------------------------------------------
 
 
-def open_result(files: JobFiles, token: int, kind: ResultFormat) -> IO[bytes]:
+def open_result(files: JobFiles, token: int, kind: ResultFormat, *, label: str | None = None) -> IO[bytes]:
     """Open a finished job's result in a format, which is made now if nobody asked for it before. Blocks.
+
+    With a label, it is the rows that have it, in their order.
 
     Whoever reads on while the result is deleted, or texts are deleted from it, reads what was there when it was opened.
 
@@ -107,32 +109,38 @@ def open_result(files: JobFiles, token: int, kind: ResultFormat) -> IO[bytes]:
         raise _gone()
     try:
         with FileLock(files.lock, timeout=_LOCK_S, mode=0o600):
-            return (result if kind == "jsonl" else _export(files, token, kind)).open("rb")
+            whole = kind == "jsonl" and label is None
+            return (result if whole else _export(files, token, kind, label)).open("rb")
     except FileNotFoundError:
         raise _gone() from None
 
 
-def _export(files: JobFiles, token: int, kind: ResultFormat) -> Path:
+def _export(files: JobFiles, token: int, kind: ResultFormat, label: str | None) -> Path:
     """The export of the result as it is now. Its name is bound to the result's, so an older one is never taken."""
     result, folder = files.result(token), files.exports(token)
     stat = result.stat()
-    path = folder / f"{stat.st_mtime_ns}-{stat.st_size}.{kind}"
+    part = "" if label is None else f"-{hashlib.sha256(label.encode()).hexdigest()[:16]}"
+    path = folder / f"{stat.st_mtime_ns}-{stat.st_size}{part}.{kind}"
     if not path.exists():
         folder.mkdir(exist_ok=True, mode=0o700)
         shape = Shape.read(files.shape(token))
+        if label is not None and label not in shape.labels:  # else anybody could have any number of files made
+            raise _gone()
         flat = kind in FLAT_FORMATS
-        records = _flattened(_records(result), shape) if flat else _records(result)
-        write_rows(path, shape.layout(flat=flat).names, records)
+        records = (record for record in records_of(result) if label is None or record[shape.task] == label)
+        write_rows(path, shape.layout(flat=flat).names, flattened(records, shape) if flat else records)
     return path
 
 
-def _records(result: Path) -> Iterator[dict[str, Any]]:
+def records_of(result: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a canonical file, in their order."""
     with result.open(encoding="utf-8", newline="\n") as lines:
         for line in lines:
             yield json.loads(line)
 
 
-def _flattened(records: Iterator[dict[str, Any]], shape: Shape) -> Iterator[dict[str, Any]]:
+def flattened(records: Iterator[dict[str, Any]], shape: Shape) -> Iterator[dict[str, Any]]:
+    """Rows of a canonical file as flat formats have them."""
     nested, flat = shape.layout(flat=False), shape.layout(flat=True)
     inputs = [(nested.renamed.get(name, name), flat.renamed.get(name, name)) for name in shape.columns]
     labels = {f"p_{label}": label for label in shape.labels}
@@ -149,10 +157,11 @@ def _flattened(records: Iterator[dict[str, Any]], shape: Shape) -> Iterator[dict
 def summary_of(manifest: Manifest) -> dict[str, Any]:
     """What a job says when it is done: counts, shares, errors, routes, mean confidence, keywords."""
     whole = manifest.as_json()
-    return {name: value for name, value in whole.items() if name not in _NOT_FOR_CALLERS} | _counts(manifest.tally)
+    return {name: value for name, value in whole.items() if name not in _NOT_FOR_CALLERS} | counts_of(manifest.tally)
 
 
-def _counts(tally: Tally) -> dict[str, Any]:
+def counts_of(tally: Tally) -> dict[str, Any]:
+    """What a summary counts."""
     labelled = tally.labels.total()
     return {
         "rows": tally.rows,
@@ -215,15 +224,15 @@ def forget_texts(
     try:
         with FileLock(files.lock, timeout=_LOCK_S, mode=0o600):
             doomed = _Doomed(Shape.read(files.shape(token)), frozenset(texts), frozenset(customers))
-            if not any(doomed.holds(record) for record in _records(result)):
+            if not any(doomed.holds(record) for record in records_of(result)):
                 return None
             tally = Tally()
-            write_rows(result, doomed.layout.names, doomed.remaining(_records(result), tally, on_text))
+            write_rows(result, doomed.layout.names, doomed.remaining(records_of(result), tally, on_text))
             shutil.rmtree(files.exports(token), ignore_errors=True)
             _still_there(files.exports(token))
     except FileNotFoundError:
         raise _gone() from None
-    return Forgotten(doomed.removed, _counts(tally))
+    return Forgotten(doomed.removed, counts_of(tally))
 
 
 def _still_there(folder: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -48,6 +48,7 @@ class JobRoom:
         root: the folder of all jobs.
         looking: whose turn it is to look at an upload.
         converting: whose turn it is to make a result's other format; threads must be left for everybody else.
+        on_delete: what else must go when a job is deleted; called with its id, in a thread, before it goes.
     """
 
     def __init__(self, store: Store, settings: ServiceSettings, pipeline_of: PipelineOf) -> None:
@@ -61,6 +62,7 @@ class JobRoom:
         ]
         self.looking = asyncio.Semaphore(CHECKS_AT_ONCE)
         self.converting = asyncio.Semaphore(CONVERSIONS_AT_ONCE)
+        self.on_delete: list[Callable[[str], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -110,6 +112,8 @@ class JobRoom:
         """
         self._store.jobs.cancel(job.id)
         files = self.files(job.id)
+        for also in self.on_delete:
+            also(job.id)
         try:
             files.remove()
             ours = self._store.jobs.delete(job.id)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -370,8 +371,8 @@ class Worker:
 
     def _forget(self, claim: Claim) -> dict[str, Any] | None:
         job = claim.job
-        texts = self._store.comments.tombstones(job.owner, since=job.created_at)
-        customers = self._store.comments.tombstoned_customers(job.owner, since=job.created_at)
+        texts = self._store.comments.tombstones(job.owner, since=_arrived_at(job))
+        customers = self._store.comments.tombstoned_customers(job.owner, since=_arrived_at(job))
         if not texts and not customers:
             return None
         run = claim.standing.run
@@ -382,6 +383,12 @@ class Worker:
     async def _call(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Ask the store, in threads of our own: a heartbeat must not stand in a line behind somebody's long work."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *arguments, **named))
+
+
+def _arrived_at(job: JobRecord) -> datetime:
+    """When its file came: a file that was attached to a chat may have come long before."""
+    since = job.options.get("since")
+    return job.created_at if since is None else datetime.fromisoformat(since)
 
 
 def _source_of(job: JobRecord, files: JobFiles) -> Source:

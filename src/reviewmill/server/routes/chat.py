@@ -7,7 +7,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +15,6 @@ from fastapi import APIRouter, Request, Response
 
 from reviewmill.endpoints.connection import EMBEDDED
 from reviewmill.errors import AnswerError, ChatError, EndpointError, ReviewmillError
-from reviewmill.schema import Comment
 from reviewmill.server.access import LOCAL, Analyst, Caller, spend
 from reviewmill.server.face.chat import (
     DONE,
@@ -30,14 +29,16 @@ from reviewmill.server.face.chat import (
     read_request,
     wanted_form,
 )
-from reviewmill.server.face.faults import OpenAIRoute, failed, told, told_by_server
-from reviewmill.server.face.messages import background_answer, comments_in, last_user_text
-from reviewmill.server.face.presence import Events, await_present, end
-from reviewmill.server.face.render import MAX_ROWS
-from reviewmill.server.face.whole_file import keep_as_job
+from reviewmill.server.face.faults import OpenAIRoute, told, told_by_server
+from reviewmill.server.face.messages import background_answer, comments_in, earlier_user_texts, last_user_text
+from reviewmill.server.face.presence import Events, Flow, await_present, end
+from reviewmill.server.face.sources import read_sources
 from reviewmill.server.problems import Problem
 from reviewmill.server.routes.models import PREFIX
 from reviewmill.server.state import Service, service_of
+from reviewmill.server.talk.conversation import Conversation, analysed
+from reviewmill.server.talk.failures import said_to
+from reviewmill.server.talk.speaker import speaker_of
 
 if TYPE_CHECKING:
     from reviewmill.endpoints.client import Forwarded
@@ -207,51 +208,39 @@ async def _answered(service: Service, caller: Caller, request: Request, wanted: 
     text = last_user_text(wanted.body.get("messages"))
     aside = background_answer(text)
     envelope = Envelope(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), wanted.model)
-    if aside is None:
-        comments = comments_in(text, service.settings.service.max_comments)
-        check_form(len(comments), form)
+    speaker = speaker_of(request.headers, caller)
+    if aside is not None:
+        pieces = _at_once(aside)
+    elif form == "markdown":
         base = _base_url(service, request)
-        _check_rows(len(comments), form, caller)
-        if service.settings.service.log_texts:
-            log.info("Comments to analyse.", extra={"comments": comments})
-        work = _answer(service, caller, comments, task, form, base)
+        talk = Conversation(service, caller, speaker, task, base, live=wanted.stream)
+        pieces = talk.answer(read_sources(text), earlier_user_texts(wanted.body["messages"]))
     else:
-        work = _at_once(aside)
-    answer = asyncio.ensure_future(work)
-    if not wanted.stream:
-        await await_present(request, answer)
-        return Response(json_bytes(envelope.whole(answer.result())), media_type="application/json")
-    await await_present(request, answer, seconds=_PATIENCE_S)
-    if answer.done():
-        answer.result()  # what failed has a status of its own
-    return Events(_events(envelope, answer, include_usage=wanted.include_usage), lambda: end(answer))
+        pieces = _as_json(service, caller, task, form, read_sources(text).text)
+    flow = Flow(pieces)
+    try:
+        if not wanted.stream:
+            await await_present(request, flow.work)
+            return Response(json_bytes(envelope.whole(await flow.whole())), media_type="application/json")
+        await await_present(request, flow.begun, seconds=_PATIENCE_S)
+        flow.raise_early()  # what failed has a status of its own
+    except (Problem, ReviewmillError) as error:
+        raise said_to(speaker, text, error) from error
+    except BaseException:
+        await end(flow.work)
+        raise
+    events = _events(envelope, flow, lambda error: said_to(speaker, text, error), include_usage=wanted.include_usage)
+    return Events(events, lambda: end(flow.work))
 
 
-async def _at_once(text: str) -> str:
-    return text
+async def _at_once(text: str) -> AsyncIterator[str]:
+    yield text
 
 
-async def _answer(service: Service, caller: Caller, comments: list[str], task: Task, form: Form, base_url: str) -> str:
-    analyses = await service.analyse(caller, [Comment(comment) for comment in comments], task.name)
-    if len(analyses) == 1 and analyses[0]["error"] is not None:
-        raise failed(analyses[0]["error"])
-    link = None
-    if form == "markdown" and len(analyses) > MAX_ROWS:
-        job = await asyncio.to_thread(keep_as_job, service, caller.key_id, comments, task)
-        service.jobs.nudge()
-        link = f"{base_url}/v1/jobs/{job.id}/result?format=csv"
-    return answer_text(analyses, task, form, link=link)
-
-
-def _check_rows(comments: int, form: Form, caller: Caller) -> None:
-    """Refuse, before any work, a table whose whole file the caller could not fetch."""
-    if form == "markdown" and comments > MAX_ROWS and caller.scopes.isdisjoint({"jobs", "admin"}):
-        raise ChatError(
-            f"A table has at most {MAX_ROWS} rows, and the message holds {comments} comments.",
-            param="messages",
-            code="too_many_comments",
-            hint="The others would be in a file, for which this key lacks the scope jobs. Send fewer, or ask for JSON.",
-        )
+async def _as_json(service: Service, caller: Caller, task: Task, form: Form, text: str) -> AsyncIterator[str]:
+    comments = comments_in(text, service.settings.service.max_comments)
+    check_form(len(comments), form)
+    yield answer_text(await analysed(service, caller, task, comments), task, form)
 
 
 def _base_url(service: Service, request: Request) -> str:
@@ -260,18 +249,20 @@ def _base_url(service: Service, request: Request) -> str:
     return base if _PLAIN_URL.fullmatch(base) else ""
 
 
-async def _events(envelope: Envelope, answer: asyncio.Future[str], *, include_usage: bool) -> AsyncIterator[bytes]:
+async def _events(
+    envelope: Envelope, flow: Flow, told_as: Callable[[Exception], Exception], *, include_usage: bool
+) -> AsyncIterator[bytes]:
     yield event(envelope.first(include_usage=include_usage))
-    while not answer.done():
-        await asyncio.wait({answer}, timeout=_WAITING_EVERY_S)
-        if not answer.done():
-            yield WAITING
     try:
-        text = answer.result()
+        while (text := await flow.next(_WAITING_EVERY_S)) is not None:
+            if not text:
+                yield WAITING
+            for piece in envelope.some(text, include_usage=include_usage):
+                yield event(piece)
     except (Problem, ReviewmillError) as error:
-        yield event(told(error)[1])
+        yield event(told(told_as(error))[1])
         return
-    for piece in envelope.rest(text, include_usage=include_usage):
+    for piece in envelope.last(include_usage=include_usage):
         yield event(piece)
     yield DONE
 

@@ -22,6 +22,8 @@ from reviewmill.server.schemas import (
     read_body,
 )
 from reviewmill.server.state import service_of
+from reviewmill.server.talk.pointing import Said, said_in_chat
+from reviewmill.server.talk.speaker import speaker_of
 from reviewmill.store import CorrectionRecord
 
 router = APIRouter(tags=["corrections"])
@@ -32,28 +34,40 @@ router = APIRouter(tags=["corrections"])
     summary="Correct a label",
     status_code=201,
     response_model=Correction,
-    responses={200: {"model": Correction, "description": "It replaced an earlier one."}, **problem_responses(415)},
+    responses={
+        200: {"model": Correction, "description": "It replaced an earlier one."},
+        **problem_responses(404, 409, 415),
+    },
     openapi_extra=body_of(CorrectionBody),
 )
 async def correct(request: Request, caller: Analyst) -> Response:
-    """Keep a person's label. The latest one by the same author about the same text and task counts."""
+    """Keep a person's label. The latest one by the same author about the same text and task counts.
+
+    The comment is given by its text, or by where it stands: in a chat, in the answer `message`, as its row `row`.
+    """
     body = await read_body(request, CorrectionBody)
     service = service_of(request)
-    task = service.room.task(body.task)
-    for where, label in (("label", body.label), ("model_label", body.model_label)):
+    speaker = speaker_of(request.headers, caller)
+    if (body.text is None) == (body.chat is None):
+        raise invalid("text", "exactly one of text and chat is needed.")
+    said = Said(body.task, body.text or "", body.model_label, body.confidence)
+    if body.chat is not None:
+        said = await asyncio.to_thread(said_in_chat, service, speaker.chat_key(body.chat), body.message, body.row, said)
+    task = service.room.task(said.task)
+    for where, label in (("label", body.label), ("model_label", said.model_label)):
         if label is not None and label not in task.label_names:
             raise invalid(where, "it is no label of the task.", hint=f"Labels are: {', '.join(task.label_names)}.")
     record, created = await asyncio.to_thread(
         service.store.corrections.add,
         caller.key_id,
-        text=body.text,
-        text_sha256=text_sha256(body.text),
+        text=said.text,
+        text_sha256=text_sha256(said.text),
         task=task.name,
         label=body.label,
-        model_label=body.model_label,
-        confidence=body.confidence,
+        model_label=said.model_label,
+        confidence=said.confidence,
         note=body.note,
-        author=body.author,
+        author=speaker.shown or body.author,
         external_id=body.id,
     )
     return json_response(_shown(record).model_dump(), 201 if created else 200)

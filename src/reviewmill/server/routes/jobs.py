@@ -7,28 +7,26 @@ Other people's jobs are not there (404).
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import PurePath
-from typing import IO, Annotated, Any, Final, TypeVar
-from urllib.parse import quote
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
-from reviewmill.batch.write import XLSX_MAX_ROWS
 from reviewmill.errors import ColumnError, IdempotencyConflictError, InputError, OutputError
-from reviewmill.server.access import LOCAL, Caller, require, spend_quota
+from reviewmill.server.access import Caller, require
 from reviewmill.server.jobs.check import Found, Wanted, check
+from reviewmill.server.jobs.download import RESULT_FILE, result_response
+from reviewmill.server.jobs.enqueue import Good, enqueue
 from reviewmill.server.jobs.events import ENDED, event_id, job_events, public_progress
 from reviewmill.server.jobs.files import JobFiles, kind_of, shown_name
 from reviewmill.server.jobs.intake import Upload, UploadTooLargeError, receive
-from reviewmill.server.jobs.results import MEDIA_TYPES, ResultFormat, ResultGoneError, open_result
+from reviewmill.server.jobs.results import ResultFormat
 from reviewmill.server.jobs.worker import in_thread
 from reviewmill.server.problems import Fault, Problem, invalid, not_found
 from reviewmill.server.schemas import Cursor, problem_responses
@@ -37,11 +35,9 @@ from reviewmill.store import JobRecord, JobState, new_id
 
 router = APIRouter(tags=["jobs"])
 
-_BLOCK: Final = 1 << 18
 _COLUMNS_SHOWN: Final = 100
 
 JobCaller = Annotated[Caller, Depends(require("jobs", "admin"))]
-T = TypeVar("T")
 
 
 # --- what goes over the wire ------------------------------------------------------------------------------------------
@@ -228,11 +224,7 @@ async def create_job(
     service = service_of(request)
     with _refusals():
         arrived = await _receive(service, request, filename)
-        job, created = await in_thread(_queue, service, caller, arrived, idempotency_key)
-    if created:
-        service.jobs.nudge()
-        if caller.key_id != LOCAL:
-            service.ledger.used(caller.key_id, arrived.found.rows)
+        job, created = await enqueue(service, caller, arrived.good(), key=idempotency_key)
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return _shown(job)
@@ -248,6 +240,21 @@ class Arrived:
     task: str
     kind: str
     found: Found
+
+    def good(self) -> Good:
+        """What becomes a job."""
+        found = self.found
+        return Good(
+            job_id=self.job_id,
+            task=self.task,
+            filename=shown_name(self.upload.filename),
+            format=self.kind,
+            text_column=found.text_column,
+            id_column=found.id_column,
+            size=self.upload.size,
+            sha256=self.upload.sha256,
+            options={"rows": found.rows, "keywords": self.asked.keywords, "customer": found.customer_column},
+        )
 
 
 async def _receive(service: Service, request: Request, filename: str | None) -> Arrived:
@@ -305,33 +312,6 @@ async def _looked_at(service: Service, files: JobFiles, kind: str, upload: Uploa
         max_columns=limits.max_columns,
     )
     return await check(wanted, shown=shown_name(upload.filename), turn=service.jobs.looking)
-
-
-def _queue(service: Service, caller: Caller, arrived: Arrived, key: str | None) -> tuple[JobRecord, bool]:
-    """Make it a job; or, where it is one already, or must not be, remove what came. In one thread, so whole or not."""
-    upload, found = arrived.upload, arrived.found
-    created = spent = False
-    try:
-        spend_quota(caller, found.rows)
-        spent = True
-        job, created = service.store.jobs.create(
-            caller.key_id,
-            job_id=arrived.job_id,
-            task=arrived.task,
-            filename=shown_name(upload.filename),
-            format=arrived.kind,
-            text_column=found.text_column,
-            id_column=found.id_column,
-            size=upload.size,
-            sha256=upload.sha256,
-            idempotency_key=key,
-            options={"rows": found.rows, "keywords": arrived.asked.keywords, "customer": found.customer_column},
-        )
-        return job, created
-    finally:
-        if not created:
-            caller.allowance.used_today -= found.rows if spent else 0
-            service.jobs.files(arrived.job_id).remove()
 
 
 @contextmanager
@@ -416,21 +396,13 @@ async def follow_job(
 
 # --- result -----------------------------------------------------------------------------------------------------------
 
-_CONTENT: Final[dict[ResultFormat, dict[str, Any]]] = {
-    "json": {"schema": {"type": "array", "items": {"type": "object"}}},
-    "csv": {"schema": {"type": "string"}},
-}
-
 
 @router.get(
     "/v1/jobs/{job_id}/result",
     summary="Fetch a result",
     response_class=StreamingResponse,
     responses={
-        200: {
-            "content": {media.partition(";")[0]: _CONTENT.get(kind, {}) for kind, media in MEDIA_TYPES.items()},
-            "description": "The file.",
-        },
+        200: RESULT_FILE,
         **problem_responses(404, 409, 507),
     },
 )
@@ -442,57 +414,7 @@ async def get_result(
 ) -> Response:
     """All rows of the upload in their order, with the result's columns. What failed is in the rows."""
     service = service_of(request)
-    job = await _job(request, caller, job_id)
-    if job.state != "done":
-        raise Problem(
-            409,
-            "job-not-done",
-            "The job has no result",
-            f"The job is {job.state}.",
-            _NO_RESULT[job.state],
-        )
-    if format == "xlsx" and job.summary is not None and job.summary["rows"] > XLSX_MAX_ROWS:
-        raise invalid("format", f"an XLSX sheet holds {XLSX_MAX_ROWS:,} rows", hint="Take csv or parquet.")
-    try:
-        async with service.jobs.converting:
-            handle = await in_thread(open_result, service.jobs.files(job.id), job.token, format)
-    except ResultGoneError:
-        raise not_found("job with this id") from None
-    except OutputError as error:
-        raise Problem(
-            507, "storage-full", "The result cannot be made", "There is no room for this format.", "Take jsonl."
-        ) from error
-    headers = {
-        "Content-Length": str(os.fstat(handle.fileno()).st_size),
-        "Content-Disposition": _disposition(job.filename, format),
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-store",
-    }
-    return StreamingResponse(_blocks(handle), headers=headers, media_type=MEDIA_TYPES[format])
-
-
-_NO_RESULT: Final[dict[str, str]] = {
-    "queued": "Wait until it is done: follow its events.",
-    "running": "Wait until it is done: follow its events.",
-    "failed": "Its `error` says why.",
-    "cancelled": "Upload the file again.",
-}
-
-
-def _disposition(filename: str, kind: str) -> str:
-    """The header that names a download (RFC 6266; the name in UTF-8 by RFC 8187)."""
-    stem = PurePath(filename.removesuffix(".gz")).stem or "result"
-    name = f"{stem}.analyzed.{kind}"
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in " ._-") else "_" for c in name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
-
-
-async def _blocks(handle: IO[bytes]) -> AsyncIterator[bytes]:
-    try:
-        while block := await asyncio.to_thread(handle.read, _BLOCK):
-            yield block
-    finally:
-        handle.close()
+    return await result_response(service, await _job(request, caller, job_id), format)
 
 
 # --- cancel, delete ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,14 @@
+#!/bin/sh
+# Installs vLLM for the processor (3.5 GB, once, outside of this folder), for the tests that are marked `vllm`, and what
+# makes their models out of a GGUF file. Where it cannot be had, those tests are skipped with the reason.
+set -u
+reviewmill="$1"
+
+echo "==> Installing vLLM for the processor (3.5 GB, once)"
+if ! "$reviewmill" engine install --kind cpu --quiet; then
+    echo "==> vLLM cannot be installed here: the tests that need it will be skipped"
+    exit 0
+fi
+"$("$reviewmill" engine path --kind cpu)" -m pip install -q gguf==0.19.0 || {
+    echo "==> gguf cannot be installed here: the tests that need it will be skipped"
+}

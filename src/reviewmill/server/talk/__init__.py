@@ -1,0 +1,1 @@
+"""What people and a chat program talk about: attached files, sets of analysed comments, questions about them."""
