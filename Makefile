@@ -33,10 +33,12 @@ test: test-setup  ## set up, and run all tests, the slow ones and those with the
 test-fast: $(VENV)/.developing  ## run the tests that are neither slow nor need the embedded model
 	@$(BIN)/python -m pytest -m "not slow and not model"
 
-test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres vllm chat chromium  ## set up all that the tests need
 
 test-vllm: $(VENV)/.developing model vllm  ## serve the embedded model's weights with the real vLLM, and measure (10 minutes, 20 GB)
 	@$(BIN)/python benchmarks/vllm_engine.py
+
+test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres vllm chat chromium  ## set up all that the tests need
+
 
 lint: $(VENV)/.developing  ## check style (ruff), formatting (ruff format) and types (mypy)
 	@echo "==> Checking style, formatting and types"
@@ -49,7 +51,7 @@ format: $(VENV)/.developing  ## format the code, and repair what ruff can repair
 	@$(BIN)/ruff format .
 
 clean:  ## remove all that these targets made in this folder (not the model, which other folders may use)
-	@rm -rf $(VENV) build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) build dist demo-output artefacts .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps lie in the virtual environment, so that they go when it goes.

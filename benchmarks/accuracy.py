@@ -1,36 +1,42 @@
-"""Accuracy of labels on labelled files, beside plain label scoring with the same model.
+"""Accuracy, macro-F1 and calibration on labelled files, beside the usual way and plain label scoring, with one model.
 
-    python benchmarks/accuracy.py FILE.jsonl... [--rows 200] [--ways plain,label,compact,json] [--out DIR]
+    python benchmarks/accuracy.py FILE... [--label label] [--rows 200] [--ways plain,words,compact] [--out DIR]
 
-Each file is JSONL with `text` and `label`; rows with label `mixed` are left out. Ways: `plain` (a one-sentence prompt,
-the most probable label word), `label` (reviewmill without keywords), `compact` and `json` (with keywords, in each wire
-format). "restricted" takes the most probable label among those that occur in the file: on a file with two labels, a
-third answer ("neutral") counts as wrong in the first column and not in the second. Intervals: Wilson, 95%.
+Rows whose label is `mixed` are left out (`--map` says what else). Ways: `plain` (one message that asks for JSON with a
+confidence, which the model writes itself), `words` (a one-sentence prompt, the most probable label word), `label`
+(reviewmill without keywords), `compact` and `json` (with keywords, in each wire format). "Restricted" takes the most
+probable label among those that occur in the file: on a file with two labels, a third answer ("neutral") counts as wrong
+in the first columns and not in that one. The calibration error is over all labels. Everything is answered through a
+cache where one is given, so an interrupted measurement continues. Prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import math
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reviewmill import AsyncSentimentAnalyzer, Task
+from reviewmill import AsyncSentimentAnalyzer
+from reviewmill.evaluate.labelled import Labelled, parse_mapping, read_labelled
+from reviewmill.evaluate.measures import Estimate
+from reviewmill.evaluate.plain import plain_pipeline
+from reviewmill.evaluate.report import Report, as_json, write_text
+from reviewmill.evaluate.run import evaluate
 from reviewmill.models import detect
 from reviewmill.settings import DEFAULT_MODEL
-from reviewmill.tasks import load_task, parse_task
+from reviewmill.tasks import Task, load_task, parse_task
 
 WAYS: dict[str, dict[str, Any]] = {
-    "plain": {"keywords": False},
+    "plain": {},
+    "words": {"keywords": False},
     "label": {"keywords": False},
     "compact": {"keywords": True, "wire": "compact"},
     "json": {"keywords": True, "wire": "json"},
 }
 
-PLAIN_TASK = """
+WORDS_TASK = """
 name = "sentiment"
 description = "判断评论的情感倾向。"
 labels = [
@@ -40,84 +46,74 @@ labels = [
 ]
 """
 
-
-def wilson(right: int, of: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson 1927)."""
-    z = 1.959964
-    share, spread = right / of, z * z / of
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
-    return middle - half, middle + half
+COLUMNS = ("file", "way", "rows", "accuracy", "restricted", "macro-F1", "ECE", "says other labels", "tokens out")
 
 
-def labelled(path: Path, rows: int) -> list[dict[str, Any]]:
-    """The first rows that have one clear label."""
-    records = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return [record for record in records if record["label"] != "mixed"][:rows]
+def shown(estimate: Estimate | None) -> str:
+    """A number with its 95% interval."""
+    return "" if estimate is None else f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-async def score(analyzer: AsyncSentimentAnalyzer, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy over one file, and what was kept for a later look."""
-    analyses = await analyzer.analyze_batch([record["text"] for record in records])
-    possible = {record["label"] for record in records}
-    right = restricted = 0
-    for record, analysis in zip(records, analyses, strict=True):
-        right += analysis.label == record["label"]
-        among = {name: p for name, p in analysis["probabilities"].items() if name in possible}
-        restricted += bool(among) and max(among, key=among.__getitem__) == record["label"]
-    given = [len(analysis["keywords"]) for analysis in analyses]
-    return {
-        "rows": len(records),
-        "right": right,
-        "restricted": restricted,
-        "labels": dict(Counter(str(analysis.label) for analysis in analyses)),
-        "keywords": sum(given) / len(given),
-        "analyses": [dict(analysis) | {"gold": r["label"]} for analysis, r in zip(analyses, records, strict=True)],
-    }
+def line(report: Report, way: str) -> list[str]:
+    """One line of the table."""
+    scores, reliability = report.measures.scores, report.measures.reliability
+    restricted = report.restricted.scores.accuracy if report.restricted else None
+    other = sum(report.outside.values()) / scores.rows
+    tokens = report.effort.tokens_out
+    return [
+        Path(report.data.file).stem,
+        way,
+        f"{scores.rows}",
+        shown(scores.accuracy),
+        shown(restricted),
+        shown(scores.macro_f1),
+        shown(reliability.ece) if reliability else "",
+        f"{other:.0%}" if report.outside else "",
+        "" if tokens is None else f"{tokens:.1f}",
+    ]
 
 
-async def measure(files: list[Path], ways: list[str], rows: int, model: str, cache: str, out: Path | None) -> None:
-    """Print one line for each way and file."""
-    print(f"{'way':<9}{'file':<28}{'rows':>5}  {'accuracy':<22}{'restricted':<22}{'neutral':>8}{'keywords':>9}")
-    for way in ways:
-        task: Task = parse_task(PLAIN_TASK, "plain") if way == "plain" else load_task("sentiment")
-        async with AsyncSentimentAnalyzer(model=model, task=task, cache=cache, **WAYS[way]) as analyzer:
-            for path in files:
-                result = await score(analyzer, labelled(path, rows))
-                cells = []
-                for name in ("right", "restricted"):
-                    low, high = wilson(result[name], result["rows"])
-                    cells.append(f"{result[name] / result['rows']:.3f} [{low:.3f}, {high:.3f}]")
-                neutral = result["labels"].get("neutral", 0) / result["rows"]
-                print(
-                    f"{way:<9}{path.stem:<28}{result['rows']:>5}  {cells[0]:<22}{cells[1]:<22}{neutral:>8.2f}"
-                    f"{result['keywords']:>9.2f}",
-                    flush=True,
-                )
-                keep(out, f"{way}-{path.stem}.json", result)
+async def measure(options: argparse.Namespace) -> None:
+    """Print one line for each file and way."""
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    for way in options.ways.split(","):
+        task = parse_task(WORDS_TASK, "words") if way == "words" else load_task(options.task)
+        given = {"model": options.model, "cache": options.cache, **WAYS[way]}
+        async with AsyncSentimentAnalyzer(task=task, **given) as analyzer:
+            pipeline = await analyzer.pipeline()
+            if way == "plain":
+                pipeline = plain_pipeline(analyzer.settings, pipeline.labeller.connection, task, pipeline.cache)
+            for path in options.files:
+                labelled = first_rows(path, task, options)
+                report = await evaluate(labelled, pipeline, label_column=options.label)
+                print(f"| {' | '.join(line(report, way))} |", flush=True)
+                if options.out:
+                    options.out.mkdir(parents=True, exist_ok=True)
+                    write_text(options.out / f"{way}-{path.stem}.json", as_json(report))
 
 
-def keep(folder: Path | None, name: str, result: dict[str, Any]) -> None:
-    """Write every row's analysis for a later look, if a folder was given."""
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(json.dumps(result, ensure_ascii=False))
+def first_rows(path: Path, task: Task, options: argparse.Namespace) -> Labelled:
+    """The first usable rows of a file."""
+    labelled = read_labelled(path, task, label=options.label, mapping=parse_mapping(options.map))
+    return replace(labelled, rows=labelled.rows[: options.rows])
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--label", default="label")
+    parser.add_argument("--map", action="append", default=["mixed="])
     parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--ways", default="plain,label,compact,json")
+    parser.add_argument("--ways", default="plain,words,compact")
+    parser.add_argument("--task", default="sentiment")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--cache", default="none", help="sqlite:PATH lets an interrupted measurement continue")
-    parser.add_argument("--out", type=Path, help="folder for every row's analysis")
+    parser.add_argument("--out", type=Path, help="folder for the reports, every row's answer in them")
     options = parser.parse_args()
     hardware = detect()
     print(f"{hardware.cpu}, {hardware.physical_cores} cores, {options.model}\n")
-    ways = options.ways.split(",")
-    asyncio.run(measure(options.files, ways, options.rows, options.model, options.cache, options.out))
+    asyncio.run(measure(options))
 
 
 if __name__ == "__main__":

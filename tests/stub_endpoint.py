@@ -79,6 +79,8 @@ class Knobs:
     drop_next: int = 0
     hang: bool = False
     nonsense: Nonsense | None = None
+    says: str = "Hello!"
+    """What it answers where no comment is asked about and no format is wanted."""
     event_latency: float = 0.0
     """Seconds before each event of a streamed answer."""
     cut_stream_after: int | None = None
@@ -258,7 +260,7 @@ class StubEndpoint(Knobs):
             words = keywords(comment) if name in {"grammar", "regex"} and ("kw" in value or "{1," in value) else []
             return "", label, "|" + ",".join(words) if words else "", labels
         if comment is None:
-            return "Hello!", "", "", []
+            return self.says, "", "", []
         return _asked_in_words(request, comment)
 
     def _tokens(self, text: str) -> list[bytes]:
@@ -304,8 +306,9 @@ def keywords(comment: str | None) -> list[str]:
 
 
 def _comment(request: dict[str, Any]) -> str | None:
-    match = re.search("<<<(.*)>>>", request["messages"][-1]["content"], re.DOTALL)
-    return match[1] if match else None
+    # Between fences, or behind the plain baseline's last word.
+    match = re.search("<<<(.*)>>>|\n(?:评论：|Comment: )(.*)", request["messages"][-1]["content"], re.DOTALL)
+    return (match[1] or match[2] or "") if match else None
 
 
 def _formats(request: dict[str, Any]) -> dict[str, Any]:
@@ -344,7 +347,8 @@ def _json_answer(schema: dict[str, Any], comment: str | None) -> tuple[str, str,
     name = next(iter(properties))
     labels = properties[name]["enum"]
     words = json.dumps(keywords(comment), ensure_ascii=False, separators=(",", ":"))
-    after = f'","keywords":{words}}}' if "keywords" in properties else '"}'
+    stated = ',"confidence":0.95' if "confidence" in properties else ""
+    after = f'"{stated},"keywords":{words}}}' if "keywords" in properties else f'"{stated}}}'
     return f'{{"{name}":"', decide(comment, labels), after, labels
 
 

@@ -349,7 +349,7 @@ def test_progress_is_told_while_it_works(tmp_path: Path, stub: StubEndpoint, mon
 
 def check_progress(chat: Chat, stub: StubEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reviewmill.server.talk.following.QUICK_S", 0.0)
-    files = attached(chat, table([f"第{n}条很好" for n in range(120)]))
+    files = attached(chat, table([f"第{n}条很好" for n in range(70)]))
     stub.latency = 0.08
     answer = chat.ask("分析", files)
     line = next(line for line in answer.splitlines() if line.startswith("正在分析："))

@@ -112,7 +112,13 @@ if [ "$1" = -I ]; then exit 0; fi
 if [ "$3" = download ]; then
   for last; do :; done
   echo "$last" >> "ASKED"
-  case "$last" in *list-03) [ -e "BROKEN" ] && { echo "ERROR: no network: https://user:secret@host/simple"; exit 1; };; esac
+<<<<<<< HEAD
+  case "$last" in *list-03) [ -e "BROKEN" ] && { echo "ERROR: no network: https://user:secret@host/simple"; exit 1; };;
+=======
+  case "$last" in *list-03)
+    [ -e "BROKEN" ] && { echo "ERROR: no network: https://user:secret@host/simple"; exit 1; };;
+>>>>>>> i4-up
+  esac
   exit 0
 fi
 [ -e "KILLED" ] && kill -9 $PPID

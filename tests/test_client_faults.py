@@ -196,8 +196,8 @@ async def test_nobody_waits_for_tomorrow(server: Scripted) -> None:
 
 async def test_a_service_that_hangs_is_given_up(server: Scripted) -> None:
     server.replies = ["hang"]
-    async with Client(server.url, timeout=0.3) as client:
-        with pytest.raises(ServiceUnreachableError, match=r"within 0\.3 s"):
+    async with Client(server.url, timeout=2) as client:
+        with pytest.raises(ServiceUnreachableError, match="within 2 s"):
             await client.analyze("很好")
     assert len(server.requests) == 1
 

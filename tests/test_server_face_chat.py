@@ -161,11 +161,14 @@ def test_an_answer_in_pieces_is_the_whole_answer() -> None:
     envelope = Envelope("chatcmpl-1", 7, "reviewmill-sentiment")
     text = "很好\n" * 2000
     whole = envelope.whole(text)
-    chunks = [envelope.first(include_usage=True), *envelope.rest(text, include_usage=True)]
+    chunks = [envelope.first(include_usage=True), *envelope.some(text, include_usage=True)]
+    chunks += envelope.last(include_usage=True)
     assert whole["choices"][0]["message"]["content"] == text
     assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"]) == text
     assert [c["choices"][0]["finish_reason"] for c in chunks[:-1]] == [None] * (len(chunks) - 2) + ["stop"]
     assert chunks[-1]["usage"] == whole["usage"]
     assert whole["usage"]["total_tokens"] == 0
     assert all(c["usage"] is None for c in chunks[:-1])
-    assert not any("usage" in c for c in envelope.rest(text, include_usage=False))
+    assert not any(
+        "usage" in c for c in [*envelope.some(text, include_usage=False), *envelope.last(include_usage=False)]
+    )

@@ -219,5 +219,5 @@ def test_vllm_takes_every_option_of_every_plan_and_yarn_lengthens(environment: E
     env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PATH": "/usr/bin:/bin", "HOME": str(tiny)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
-    # The last: with vLLM's own example, which leaves max_position_embeddings as it is. If that is taken again, so are ours.
+    # The last: with vLLM's own example, which leaves max_position_embeddings as it is. Where it is taken, so are ours.
     assert done.stdout.splitlines()[-3:] == ["131072", "refused True", "refused True"]

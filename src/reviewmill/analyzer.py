@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import wait
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from reviewmill.cache import open_cache
-from reviewmill.endpoints import About, Labeller, connect
+from reviewmill.endpoints import About, connect, labeller_on
 from reviewmill.errors import InputError
 from reviewmill.pipeline import Pipeline
 from reviewmill.schema import Analysis, Comment
@@ -22,8 +23,10 @@ from reviewmill.settings import Settings, load_settings
 from reviewmill.tasks import Task, load_task
 
 if TYPE_CHECKING:
+    from reviewmill.batch.goals import CascadeOptions
     from reviewmill.batch.manifest import Manifest
     from reviewmill.batch.run import OnProgress
+    from reviewmill.cascade.certificate import Certificate
 
 T = TypeVar("T")
 FrameT = TypeVar("FrameT")
@@ -70,6 +73,7 @@ class AsyncSentimentAnalyzer:
         self.settings = load_settings(**(base | {key: value for key, value in named.items() if value is not None}))
         self.task = load_task(task if task is not None else self.settings.task)
         self.warnings: list[str] = []
+        self.certificate: Certificate | None = None
         self._pipeline: Pipeline | None = None
         self._resources = AsyncExitStack()
         self._opening = asyncio.Lock()
@@ -110,7 +114,7 @@ class AsyncSentimentAnalyzer:
                 connection = await connect(self.settings)
                 self._resources.push_async_callback(connection.aclose)
                 self.warnings.extend(note for note in connection.notes if note not in self.warnings)
-                labeller = Labeller(
+                labeller = labeller_on(
                     connection, task=self.task, keywords=self.settings.keywords, wire=self.settings.wire
                 )
                 self._pipeline = Pipeline(self.settings, labeller, cache)
@@ -128,9 +132,45 @@ class AsyncSentimentAnalyzer:
         """
         return await (await self.pipeline()).analyse(_comment(text))
 
-    async def analyze_batch(self, texts: Iterable[Text]) -> list[Analysis]:
-        """Analyse many comments; the result has their order and length. Failures are in the rows (`status`)."""
-        return [analysis async for analysis in self.stream(texts)]
+    async def analyze_batch(
+        self,
+        texts: Iterable[Text],
+        *,
+        agreement: float | None = None,
+        budget: int | None = None,
+        delta: float = 0.05,
+        per_class: bool = False,
+        student: str | Path | None = None,
+    ) -> list[Analysis]:
+        """Analyse many comments; the result has their order and length. Failures are in the rows (`status`).
+
+        Args:
+            texts: the comments.
+            agreement: let a student answer, as far as at least this share of all labels is certainly the model's
+                (docs/cascade.md); None: the model answers everything.
+            budget: instead of `agreement`, ask the model at most so often.
+            delta: probability with which the certificate may be wrong.
+            per_class: whether the agreement must hold for each label by itself.
+            student: a saved student to begin with.
+
+        Returns:
+            The analyses. After a cascade `certificate` says what may be said of them.
+
+        Raises:
+            SettingsError: the goal of the cascade is none.
+        """
+        if agreement is None and budget is None:
+            return [analysis async for analysis in self.stream(texts)]
+        from reviewmill.batch.goals import CascadeOptions
+        from reviewmill.batch.texts import analyse_texts
+
+        options = CascadeOptions(
+            agreement, delta, budget, per_class=per_class, student=Path(student) if student is not None else None
+        )
+        comments = [_comment(text) for text in texts]
+        batch = await analyse_texts(await self.pipeline(), comments, options)
+        self.certificate = batch.certificate
+        return batch.analyses
 
     async def stream(self, texts: Iterable[Text] | AsyncIterable[Text]) -> AsyncGenerator[Analysis, None]:
         """Analyse comments as they come, and yield the analyses in the same order.
@@ -166,6 +206,8 @@ class AsyncSentimentAnalyzer:
         id: str | None = None,  # noqa: A002 - the column's usual name
         format: str | None = None,  # noqa: A002
         on_progress: OnProgress | None = None,
+        agreement: float | None = None,
+        cascade: CascadeOptions | None = None,
     ) -> Manifest:
         """Analyse a file of any size into another; resumable (see `reviewmill.batch.run`).
 
@@ -176,16 +218,22 @@ class AsyncSentimentAnalyzer:
             id: the column that holds the ids; None: found.
             format: the input's format, where its extension does not tell.
             on_progress: called often with a `Progress`.
+            agreement: let a student answer, as far as at least this share of all labels is certainly the model's.
+            cascade: the same with all options (`reviewmill.batch.goals.CascadeOptions`).
 
         Raises:
             InputError: the input is not a file of comments.
             OutputError: the output cannot be written.
+            SettingsError: `agreement` is no share.
         """
+        from reviewmill.batch.goals import CascadeOptions
         from reviewmill.batch.read import open_source
         from reviewmill.batch.run import Run
 
         source = await asyncio.to_thread(open_source, Path(path), text=text, id=id, format=format)
-        run = Run(await self.pipeline(), source, Path(output), on_progress=on_progress)
+        if agreement is not None:
+            cascade = CascadeOptions(agreement) if cascade is None else replace(cascade, agreement=agreement)
+        run = Run(await self.pipeline(), source, Path(output), on_progress=on_progress, cascade=cascade)
         run.warnings = self.warnings
         return await run.execute()
 
@@ -278,9 +326,27 @@ class SentimentAnalyzer:
         """Analyse one comment; see `AsyncSentimentAnalyzer.analyze`."""
         return self._call(self._analyzer.analyze, text)
 
-    def analyze_batch(self, texts: Iterable[Text]) -> list[Analysis]:
+    @property
+    def certificate(self) -> Certificate | None:
+        """What may be said of the last batch that was analysed with a cascade."""
+        return self._analyzer.certificate
+
+    def analyze_batch(
+        self,
+        texts: Iterable[Text],
+        *,
+        agreement: float | None = None,
+        budget: int | None = None,
+        delta: float = 0.05,
+        per_class: bool = False,
+        student: str | Path | None = None,
+    ) -> list[Analysis]:
         """Analyse many comments; see `AsyncSentimentAnalyzer.analyze_batch`."""
-        return self._call(self._analyzer.analyze_batch, texts)
+        return self._call(
+            lambda: self._analyzer.analyze_batch(
+                texts, agreement=agreement, budget=budget, delta=delta, per_class=per_class, student=student
+            )
+        )
 
     def stream(self, texts: Iterable[Text]) -> Iterator[Analysis]:
         """Analyse comments as they come; see `AsyncSentimentAnalyzer.stream`."""
@@ -303,16 +369,35 @@ class SentimentAnalyzer:
         id: str | None = None,  # noqa: A002 - the column's usual name
         format: str | None = None,  # noqa: A002
         on_progress: OnProgress | None = None,
+        agreement: float | None = None,
+        cascade: CascadeOptions | None = None,
     ) -> Manifest:
         """Analyse a file of any size; see `AsyncSentimentAnalyzer.analyze_file`."""
         return self._call(
-            lambda: self._analyzer.analyze_file(path, output, text=text, id=id, format=format, on_progress=on_progress)
+            lambda: self._analyzer.analyze_file(
+                path,
+                output,
+                text=text,
+                id=id,
+                format=format,
+                on_progress=on_progress,
+                agreement=agreement,
+                cascade=cascade,
+            )
         )
 
     def analyze_frame(self, frame: FrameT, text: str | None = None) -> FrameT:
         """Analyse a DataFrame; see `AsyncSentimentAnalyzer.analyze_frame`."""
         result: FrameT = self._call(lambda: self._analyzer.analyze_frame(frame, text))
         return result
+
+    def with_pipeline(self, work: Callable[[Pipeline], Awaitable[T]]) -> T:
+        """Do something else with the pipeline (evaluating, calibrating), in the analyzer's own loop."""
+
+        async def call() -> T:
+            return await work(await self._analyzer.pipeline())
+
+        return self._call(call)
 
     def _call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         if self._portal is None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from reviewmill.cache import open_cache
-from reviewmill.endpoints import Connection, Labeller, connect
+from reviewmill.endpoints import Connection, connect, labeller_on
 from reviewmill.errors import ReviewmillError
 from reviewmill.models import Hardware, detect
+from reviewmill.pipeline import choose_calibration
 from reviewmill.settings import Settings, config_file
 from reviewmill.tasks import load_task
 
@@ -99,6 +100,7 @@ async def _endpoint(settings: Settings, *, measure: bool) -> list[Finding]:
         findings = [Finding("ok", "model", f"{about.model} on {about.endpoint}, {connection.concurrency} at once")]
         findings += [Finding("ok", "engine", note) for note in connection.notes]
         findings += [Finding("warn", "endpoint", note) for note in connection.capabilities.fallbacks()]
+        findings += _calibration(settings, connection)
         if measure:
             findings += await _speed(settings, connection)
     except ReviewmillError as error:
@@ -108,8 +110,20 @@ async def _endpoint(settings: Settings, *, measure: bool) -> list[Finding]:
     return findings
 
 
+def _calibration(settings: Settings, connection: Connection) -> list[Finding]:
+    if not connection.capabilities.top_logprobs:
+        return []  # there is no confidence to calibrate, which the endpoint's findings say
+    labeller = labeller_on(connection, task=load_task(settings.task), keywords=settings.keywords, wire=settings.wire)
+    chosen = choose_calibration(settings, labeller)
+    notes = [Finding("warn", "calibration", note) for note in chosen.notes]
+    if chosen.calibration is not None:
+        return [Finding("ok", "calibration", chosen.calibration.describe()), *notes]
+    hint = "With 60 or more labelled comments: reviewmill calibrate LABELLED --label COLUMN"
+    return [Finding("warn", "calibration", "none: confidence is the model's own probability", hint), *notes]
+
+
 async def _speed(settings: Settings, connection: Connection) -> list[Finding]:
-    labeller = Labeller(connection, task=load_task(settings.task), keywords=settings.keywords, wire=settings.wire)
+    labeller = labeller_on(connection, task=load_task(settings.task), keywords=settings.keywords, wire=settings.wire)
     began = time.perf_counter()
     await connection.open(labeller.prompt)
     ready = time.perf_counter()

@@ -91,10 +91,18 @@ class ChecksumError(ModelError):
 class EndpointError(ReviewmillError):
     """A model endpoint did not give a usable answer, retries included.
 
-    `type` is the row-level error type (see `ROW_ERROR_TYPES`).
+    `type` is the row-level error type (see `ROW_ERROR_TYPES`). `status` is the HTTP status of the endpoint's answer,
+    `retry_after` the seconds after which it wants to be asked again; both None where it said none.
     """
 
     type: str = "endpoint_error"
+    status: int | None = None
+    retry_after: float | None = None
+
+    @property
+    def is_overload(self) -> bool:
+        """Whether the endpoint had more to do than it could."""
+        return self.status in {429, 503}
 
 
 class EndpointUnreachableError(EndpointError):
@@ -107,6 +115,11 @@ class EndpointTimeoutError(EndpointError):
     """The endpoint accepted the request and did not answer in time."""
 
     type = "endpoint_timeout"
+
+    @property
+    def is_overload(self) -> bool:
+        """Silence counts as one."""
+        return True
 
 
 class EndpointRefusedError(EndpointError):
@@ -189,6 +202,10 @@ class ServiceError(ReviewmillError):
 
 class ServiceUnreachableError(ServiceError):
     """No answer came from the service: nothing listens there, the connection was lost, or it took too long."""
+
+
+class StudentError(ReviewmillError):
+    """A saved student does not exist, is damaged, or belongs to another task."""
 
 
 class CacheError(ReviewmillError):

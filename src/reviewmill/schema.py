@@ -131,6 +131,24 @@ class Analysis(dict[str, Any]):
         return core_schema.no_info_after_validator_function(cls, handler.generate_schema(AnalysisFields))
 
 
+class AnsweredBy(BaseModel):
+    """Who gave an answer, where several could have.
+
+    Attributes:
+        model: the model's name.
+        fingerprint: names its weights.
+        endpoint: `embedded`, or the server's URL.
+        prompt: names the prompt.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    fingerprint: str
+    endpoint: str
+    prompt: str
+
+
 class Answer(BaseModel):
     """What a model (or a student) answered for one cleaned text, before calibration: this is what is cached.
 
@@ -143,6 +161,7 @@ class Answer(BaseModel):
         flags: what went wrong on the way (`keywords_cut`, `low_label_mass`, ...).
         tokens_in, tokens_out: prompt and generated tokens, as the endpoint counted them.
         latency_ms: time of the request that succeeded.
+        by: who answered, if the endpoint was one of a pool.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -155,3 +174,4 @@ class Answer(BaseModel):
     tokens_in: int = 0
     tokens_out: int = 0
     latency_ms: float | None = None
+    by: AnsweredBy | None = None

@@ -105,6 +105,23 @@ class ChatSettings(BaseModel):
     environment: dict[str, str] = Field(default={}, description="further variables for Open WebUI (LDAP, OAuth, …)")
 
 
+class EndpointSettings(BaseModel):
+    """One endpoint of a pool."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(min_length=1, description="URL of an OpenAI-compatible server, or `embedded`")
+    kind: Literal["gpu", "cpu", "npu"] | None = Field(
+        default=None, description="what computes there: a first guess of its speed, until it is measured"
+    )
+    weight: float = Field(
+        default=1.0, gt=0, le=1, description="share of what it can do that is used; the rest is left to others"
+    )
+    model: str | None = Field(default=None, description="the model's name there; none: as `model`")
+    api_key: SecretStr | None = Field(default=None, description="key for this endpoint; none: as `api_key`")
+    concurrency: int | None = Field(default=None, ge=1, le=4096, description="requests in flight; none: found")
+
+
 class Settings(BaseSettings):
     """Everything that can be set once for all commands. Unknown keys in the file are errors."""
 
@@ -117,13 +134,19 @@ class Settings(BaseSettings):
         "auto",
         description="without an endpoint: embedded, the vLLM of `reviewmill engine`, or that if it runs",
     )
+    endpoints: list[EndpointSettings] = Field(
+        [], description="several servers that share the work, in place of `endpoint`; see `EndpointSettings`"
+    )
+    mixed: bool = Field(False, description="let endpoints with different models share the work")
+    hedge: bool = Field(True, description="at a run's end, ask a faster endpoint too where one is slow")
     model: str = Field(DEFAULT_MODEL, description="catalog name, a .gguf file, or the server's model name")
     api_key: SecretStr | None = Field(None, description="key for the endpoint")
+    proposer_api_key: SecretStr | None = Field(None, description="key for the model that proposes (improve)")
     task: str = Field("sentiment", description="built-in task name or a task file")
     keywords: bool = Field(True, description="ask for keywords; without, one token a comment")
     wire: Literal["auto", "compact", "json", "free"] = Field("auto", description="answer format on the wire")
 
-    concurrency: int | None = Field(None, ge=1, le=4096, description="requests in flight; none: by endpoint")
+    concurrency: int | None = Field(None, ge=1, le=4096, description="requests in flight; none: found by measuring")
     timeout: float = Field(300.0, gt=0, description="seconds that one request may take")
     attempts: int = Field(4, ge=1, le=20, description="tries of one request, the first included")
 
@@ -132,8 +155,13 @@ class Settings(BaseSettings):
 
     max_comment_chars: int = Field(3000, ge=50, description="longer comments are shortened from the middle")
     max_raw_chars: int = Field(1_000_000, ge=1000, description="longer comments are refused, row by row")
+    long: Literal["split", "whole"] | None = Field(
+        None, description="long comments part by part, or whole as far as the engine allows; none: shortened"
+    )
     redact: bool = Field(False, description="mask phone, ID-card and card numbers, e-mail, house numbers")
     review_below: float = Field(0.7, ge=0, le=1, description="confidence under which needs_review is set")
+
+    calibration: str = Field("auto", min_length=1, description="auto, none, or one by file, name or id")
 
     threads: int | None = Field(None, ge=1, description="CPU threads of the embedded engine; none: all cores")
     slots: int = Field(16, ge=1, le=256, description="comments that the embedded engine works on at once")
@@ -147,6 +175,10 @@ class Settings(BaseSettings):
     models_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("reviewmill") / "models",
         description="where model files are kept",
+    )
+    calibrations_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("reviewmill") / "calibrations",
+        description="where your own calibrations are kept",
     )
     cache_dir: Path = Field(
         default_factory=lambda: platformdirs.user_cache_path("reviewmill"),

@@ -36,6 +36,7 @@ class Layout:
         labels: the names of its labels.
         columns: the input's columns, in order.
         flat: which of the two kinds.
+        in_parts: whether long comments were judged part by part: then there is a column `parts`.
 
     Attributes:
         own: the result's columns.
@@ -43,9 +44,11 @@ class Layout:
         names: all columns, in order.
     """
 
-    def __init__(self, task: str, labels: Sequence[str], columns: Sequence[str], *, flat: bool) -> None:
+    def __init__(
+        self, task: str, labels: Sequence[str], columns: Sequence[str], *, flat: bool, in_parts: bool = False
+    ) -> None:
         probabilities = [f"p_{label}" for label in labels] if flat else []
-        self.own = [task, *(_FLAT if flat else _NESTED), *probabilities]
+        self.own = [task, *(_FLAT if flat else _NESTED), *probabilities, *(["parts"] if in_parts else [])]
         if not flat and "id" in columns:
             self.own.remove("id")
         self.renamed = {name: _free(name, {*self.own, *columns}) for name in columns if name in self.own}
@@ -59,13 +62,14 @@ class Columns:
         task: names the label's column.
         source: the input.
         output: the file to write.
+        in_parts: whether long comments are judged part by part.
     """
 
-    def __init__(self, task: Task, source: Source, output: Path) -> None:
+    def __init__(self, task: Task, source: Source, output: Path, *, in_parts: bool = False) -> None:
         self._source = source
         self._output = output
         flat = file_kind(output, None, error=OutputError).format in FLAT_FORMATS
-        layout = Layout(task.name, task.label_names, source.columns, flat=flat)
+        layout = Layout(task.name, task.label_names, source.columns, flat=flat, in_parts=in_parts)
         self._renamed = layout.renamed
         self._own: list[tuple[str, Callable[[Analysis], Any]]] = [(name, _getter(name)) for name in layout.own]
         self.names = layout.names
@@ -92,6 +96,8 @@ def _getter(name: str) -> Callable[[Analysis], Any]:
     if name.startswith("p_"):
         label = name.removeprefix("p_")
         return lambda analysis: analysis["probabilities"].get(label)
+    if name == "parts":
+        return lambda analysis: analysis.get("parts", [])
     return lambda analysis: analysis[name]
 
 

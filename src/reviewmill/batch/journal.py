@@ -35,6 +35,10 @@ CREATE TABLE IF NOT EXISTS texts (
     error TEXT                  -- ErrorInfo as JSON, if the last try failed
 );
 CREATE INDEX IF NOT EXISTS pending ON texts (n) WHERE answer IS NULL;
+CREATE TABLE IF NOT EXISTS cascade (  -- what a cascade decided, in order; see batch/cascade.py
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) WITHOUT ROWID;
 """
 _CHUNK: Final = 500
 
@@ -45,6 +49,17 @@ class Pending(NamedTuple):
     n: int
     key: bytes
     text: str
+
+
+class Known(NamedTuple):
+    """A distinct text and what is known of it."""
+
+    n: int
+    key: bytes
+    text: str
+    answer: Answer | None
+    route: Route | None
+    failed: bool
 
 
 class Outcome(NamedTuple):
@@ -169,6 +184,55 @@ class Journal:
         while page := self._db.execute(query, (after, _CHUNK)).fetchall():
             yield from (Pending(*row) for row in page)
             after = page[-1][0]
+
+    def pending_among(self, numbers: Iterable[int]) -> Iterator[Pending]:
+        """Of these texts (by `n`) those without an answer or an error of this run."""
+        for known in self.known(numbers):
+            if known.answer is None and not known.failed:
+                yield Pending(known.n, known.key, known.text)
+
+    def known(self, numbers: Iterable[int]) -> Iterator[Known]:
+        """What is known of these texts (by `n`), in their order."""
+        query = "SELECT n, key, text, answer, route, error IS NOT NULL FROM texts WHERE n = ?"
+        for number in numbers:
+            for n, key, text, answer, route, failed in self._db.execute(query, (number,)).fetchall():
+                yield Known(n, key, text, Answer.model_validate_json(answer) if answer else None, route, bool(failed))
+
+    def without_answer(self) -> list[int]:
+        """The numbers of all texts that have no answer, in order."""
+        return [n for (n,) in self._db.execute("SELECT n FROM texts WHERE answer IS NULL ORDER BY n")]
+
+    def cached(self, limit: int) -> list[int]:
+        """The numbers of texts that were answered from the cache, at most so many."""
+        query = "SELECT n FROM texts WHERE answer IS NOT NULL AND route = 'cache' ORDER BY n LIMIT ?"
+        return [n for (n,) in self._db.execute(query, (limit,))]
+
+    def decided(self, name: str) -> bytes | None:
+        """What a cascade decided under this name."""
+        found = self._db.execute("SELECT value FROM cascade WHERE name = ?", (name,)).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def decide(self, values: Mapping[str, bytes], answers: Iterable[tuple[int, Answer]] = ()) -> int:
+        """Commit decisions of a cascade, and with them, in one transaction, what its student answers.
+
+        Args:
+            values: by name; a name that is there already keeps its value.
+            answers: texts (by `n`) with the student's answers; who has an answer keeps it.
+
+        Returns:
+            How many texts got the student's answer.
+
+        Raises:
+            OutputError: the disk is full, or the like.
+        """
+        update = "UPDATE texts SET answer = ?, route = 'student', error = NULL WHERE n = ? AND answer IS NULL"
+        before = self._db.total_changes
+        with self._transaction():
+            rows = ((answer.model_dump_json(exclude_defaults=True), n) for n, answer in answers)
+            self._db.executemany(update, rows)
+            changed = self._db.total_changes - before
+            self._db.executemany("INSERT OR IGNORE INTO cascade VALUES (?, ?)", values.items())
+        return changed
 
     def outcomes(self, keys: Sequence[bytes]) -> dict[bytes, Outcome]:
         """What became of these texts; keys that are not in the journal are left out."""

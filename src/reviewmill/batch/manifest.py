@@ -79,9 +79,15 @@ class Tally:
         return {label: counts.most_common(_TOP_KEYWORDS) for label, counts in self.keywords.items()}
 
 
-def describe_run(pipeline: Pipeline, source: Source, output: Path) -> dict[str, Any]:
-    """Everything that decides a run's result: two runs with equal descriptions give equal results."""
+def describe_run(
+    pipeline: Pipeline, source: Source, output: Path, cascade: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Everything that decides a run's result: two runs with equal descriptions give equal results.
+
+    With a cascade that holds within the run: its samples are drawn by chance, and its journal remembers them.
+    """
     labeller, settings = pipeline.labeller, pipeline.settings
+    calibration = pipeline.assembler.calibration
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {
@@ -94,16 +100,18 @@ def describe_run(pipeline: Pipeline, source: Source, output: Path) -> dict[str, 
         "output": output.name,
         "task": {"name": labeller.task.name, "hash": labeller.task.hash},
         "model": asdict(labeller.connection.about),
-        "prompt": labeller.prompt.id,
-        "wire": labeller.wire.name,
+        "prompt": labeller.prompt_id,
+        "wire": labeller.wire_name,
         "settings": {
             "keywords": labeller.keywords,
             "max_comment_chars": settings.max_comment_chars,
             "max_raw_chars": settings.max_raw_chars,
             "redact": settings.redact,
             "review_below": settings.review_below,
+            **({"long": settings.long} if settings.long else {}),
         },
-        "calibration": None,
+        "calibration": calibration.id if calibration is not None else None,
+        **({"cascade": dict(cascade)} if cascade is not None else {}),
     }
 
 
@@ -120,6 +128,8 @@ class Manifest:
         continued: whether an earlier, interrupted run of the same command was continued.
         started, finished: seconds since the epoch.
         sample: the analyses of a small input, to look at; not written.
+        endpoints: what each endpoint of a pool did.
+        certificate: what the cascade may say of the labels; None without a cascade.
     """
 
     description: dict[str, Any]
@@ -132,6 +142,8 @@ class Manifest:
     started: float
     finished: float
     sample: list[Analysis] = field(default_factory=list)
+    endpoints: list[dict[str, Any]] = field(default_factory=list)
+    certificate: dict[str, Any] | None = None
 
     @staticmethod
     def path_for(output: Path) -> Path:
@@ -160,6 +172,8 @@ class Manifest:
             "languages": dict(tally.languages),
             "top_keywords": tally.top_keywords(),
             "notes": self.notes,
+            **({"endpoints": self.endpoints} if self.endpoints else {}),
+            **({"certificate": self.certificate} if self.certificate is not None else {}),
         }
 
     def write(self, output: Path) -> None:

@@ -14,74 +14,33 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from reviewmill.batch.asking import Asker
 from reviewmill.batch.columns import Columns
-from reviewmill.batch.journal import Journal, Outcome, Pending
+from reviewmill.batch.goals import CascadeOptions, keep_student
+from reviewmill.batch.journal import Journal, Outcome
 from reviewmill.batch.manifest import Manifest, Tally, describe_run
+from reviewmill.batch.progress import OnProgress as OnProgress
+from reviewmill.batch.progress import Progress as Progress
 from reviewmill.batch.read import Row, Source
 from reviewmill.batch.write import check_target, write_rows
-from reviewmill.endpoints import Connection
-from reviewmill.errors import (
-    EndpointError,
-    EndpointLostError,
-    EndpointTimeoutError,
-    EndpointUnreachableError,
-    RunError,
-)
-from reviewmill.pipeline import Pipeline, Prepared, error_info
-from reviewmill.schema import Analysis, Comment
+from reviewmill.endpoints import PoolConnection
+from reviewmill.errors import RunError
+from reviewmill.pipeline import Pipeline, Prepared
+from reviewmill.schema import Analysis, Answer, Comment, ErrorInfo, Route
+
+if TYPE_CHECKING:
+    from reviewmill.cascade.certificate import Certificate
 
 _PAGE: Final = 500
 _SAMPLE: Final = 30
-_GIVE_UP_AFTER: Final = 3
-"""Rounds of nothing but lost connections (a round is one failure for each place in flight) before a run stops."""
-
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Progress:
-    """How far a run is; given to the `on_progress` callback, which must be quick.
-
-    Attributes:
-        phase: `plan`, `answer` or `write`.
-        rows: rows read (plan) or written (write).
-        distinct: distinct texts that need an answer.
-        routes: distinct texts answered, by route; `error` counts those that failed.
-        began: `time.perf_counter()` when the first question was asked.
-        asked: answers that the model gave in this process.
-    """
-
-    phase: str = "plan"
-    rows: int = 0
-    distinct: int = 0
-    routes: Counter[str] = field(default_factory=Counter)
-    began: float | None = None
-    asked: int = 0
-
-    @property
-    def done(self) -> int:
-        """Distinct texts that are settled."""
-        return self.routes.total()
-
-    @property
-    def rate(self) -> float | None:
-        """Model answers a second, in this process."""
-        seconds = time.perf_counter() - self.began if self.began else 0
-        return self.asked / seconds if self.asked and seconds else None
-
-    @property
-    def eta(self) -> float | None:
-        """Seconds until the last answer, at this rate."""
-        return (self.distinct - self.done) / self.rate if self.rate else None
-
-
-OnProgress = Callable[[Progress], None]
 OnPlanned = Callable[[Sequence[Row], Sequence[Prepared]], None]
 
 
@@ -98,6 +57,7 @@ class Run:
         insist: raise `EndpointLostError` before anything is written if a comment found the endpoint unreachable,
             instead of writing rows with that error.
         lock_dir: where the journal's lock lies; None: in the folder that the settings name.
+        cascade: what a student may answer; None: nothing.
     """
 
     def __init__(
@@ -111,6 +71,7 @@ class Run:
         keep_journal: bool = False,
         insist: bool = False,
         lock_dir: Path | None = None,
+        cascade: CascadeOptions | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.source = source
@@ -123,10 +84,10 @@ class Run:
         self._keep_journal = keep_journal
         self._insist = insist
         self._lock_dir = lock_dir or pipeline.settings.state_dir / "locks"
-        self._columns = Columns(pipeline.labeller.task, source, output)
+        in_parts = pipeline.settings.long == "split"
+        self._columns = Columns(pipeline.labeller.task, source, output, in_parts=in_parts)
         self._sample: list[Analysis] = []
-        self._lost = 0
-        self._unreachable = 0
+        self._cascade = cascade
         self._stopped = False
 
     async def execute(self) -> Manifest:
@@ -143,19 +104,21 @@ class Run:
         """
         self._columns.check_output()
         started = time.time()
-        fingerprint = await asyncio.to_thread(describe_run, self.pipeline, self.source, self.output)
+        cascade = await asyncio.to_thread(self._cascade.describe) if self._cascade is not None else None
+        fingerprint = await asyncio.to_thread(describe_run, self.pipeline, self.source, self.output, cascade)
         with Journal(self.journal_path, fingerprint, lock_dir=self._lock_dir) as journal:
             continued = journal.continued
             await self._plan(journal)
             check_target(self.output, rows=self.progress.rows)  # before the model is asked for what XLSX cannot hold
             planned = time.time()
-            await self._answer(journal)
+            certificate = await self._answer(journal)
             answered = time.time()
             try:
                 tally = await asyncio.to_thread(self._write, journal)
             except asyncio.CancelledError:
                 self._stopped = True  # the thread sees it at the next row, and removes its temporary file
                 raise
+            connection = self.pipeline.labeller.connection
             manifest = Manifest(
                 description=fingerprint,
                 tally=tally,
@@ -167,15 +130,23 @@ class Run:
                 started=started,
                 finished=time.time(),
                 sample=self._sample if tally.rows <= _SAMPLE else [],
+                endpoints=connection.report() if isinstance(connection, PoolConnection) else [],
+                certificate=certificate.as_json(connection.about.model) if certificate else None,
             )
+            await asyncio.to_thread(keep_student, journal, self.output)
             manifest.write(self.output)
             if not tally.errors and not self._keep_journal:
                 journal.discard()
         return manifest
 
     def _notes(self) -> list[str]:
-        notes = [*self.pipeline.labeller.capabilities.fallbacks(), *self.warnings]
-        if self.pipeline.labeller.capabilities.top_logprobs:
+        pipeline = self.pipeline
+        labeller, calibration = pipeline.labeller, pipeline.assembler.calibration
+        said = (*labeller.capabilities.fallbacks(), *self.warnings, *pipeline.calibration_notes)
+        notes = list(dict.fromkeys((*said, *labeller.connection.notes)))
+        if calibration is not None:
+            notes.append(f"`confidence` is calibrated: {calibration.describe()}.")
+        elif labeller.capabilities.top_logprobs:
             notes.append("`confidence` is the model's own probability of the label; it is not calibrated.")
         return notes
 
@@ -186,7 +157,7 @@ class Run:
         while page := await asyncio.to_thread(lambda: list(islice(rows, _PAGE))):
             texts = await asyncio.to_thread(self._keyed, page)
             journal.add(texts)
-            await self._take_cached(journal, [key for key, _, _ in texts])
+            await self._take_cached(journal, {key: text for key, text, _ in texts})
             self.progress.rows += len(page)
             self._on_progress(self.progress)
         self.progress.routes = Counter(journal.counts())
@@ -198,66 +169,27 @@ class Run:
         prepared = [self._prepared(row) for row in rows]
         if self._on_planned is not None:
             self._on_planned(rows, prepared)
-        texts = ((row.number, ready.text) for row, ready in zip(rows, prepared, strict=True))
-        return [(self.pipeline.labeller.key(text), text, number) for number, text in texts if text is not None]
+        texts = ((row.number, text) for row, ready in zip(rows, prepared, strict=True) for text in ready.texts)
+        return [(self.pipeline.labeller.key(text), text, number) for number, text in texts]
 
-    async def _take_cached(self, journal: Journal, keys: list[bytes]) -> None:
-        wanted = list(journal.unanswered(keys)) if keys else []
-        if wanted and (found := await self.pipeline.cached(wanted)):
+    async def _take_cached(self, journal: Journal, texts: dict[bytes, str]) -> None:
+        wanted = {key: texts[key] for key in journal.unanswered(list(texts))} if texts else {}
+        if wanted and (found := await self.pipeline.look_up(wanted)):
             journal.record({key: Outcome(answer, "cache", None) for key, answer in found.items()})
 
     # -- answer -------------------------------------------------------------------------------------------------
 
-    async def _answer(self, journal: Journal) -> None:
+    async def _answer(self, journal: Journal) -> Certificate | None:
         self.progress.phase = "answer"
         self._on_progress(self.progress)
-        if self.progress.done == self.progress.distinct:
-            return
-        connection: Connection = self.pipeline.labeller.connection
-        await connection.open(self.pipeline.labeller.prompt)
-        self.progress.began = time.perf_counter()
-        pending = journal.pending()
-        commit = _committer(lambda outcomes: self._commit(journal, outcomes))
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(connection.concurrency):
-                    group.create_task(self._work(pending, commit, connection.concurrency))
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        if self._insist and self._unreachable:
-            raise self._lost_endpoint(self._unreachable)
+        asker = Asker(self.pipeline, journal, self.progress, self._on_progress, insist=self._insist)
+        certificate = None
+        if self._cascade is not None:
+            from reviewmill.batch.cascade import CascadeRun  # NumPy and SciPy, which a plain run can do without
 
-    async def _work(self, pending: Iterator[Pending], commit: Commit, concurrency: int) -> None:
-        """Take texts one after another; a place in flight is free again only when its answer is committed."""
-        for item in pending:
-            outcome = await self._outcome(item)
-            await commit(item.key, outcome)
-            self.progress.routes[outcome.route or "error"] += 1
-            self.progress.asked += outcome.error is None
-            self._on_progress(self.progress)
-            if self._lost >= _GIVE_UP_AFTER * concurrency:
-                raise self._lost_endpoint(self._lost)
-
-    def _lost_endpoint(self, comments: int) -> EndpointLostError:
-        return EndpointLostError(
-            f"{self.pipeline.labeller.connection.about.endpoint} went away: the last {comments} comments "
-            "found no connection. Everything answered so far is kept.",
-            hint="Bring it back and run the same command again: it continues.",
-        )
-
-    async def _outcome(self, item: Pending) -> Outcome:
-        try:
-            answer = await self.pipeline.labeller.label(item.text, "job")
-        except EndpointError as error:
-            self._lost += isinstance(error, EndpointUnreachableError | EndpointTimeoutError)
-            self._unreachable += isinstance(error, EndpointUnreachableError)
-            return Outcome(None, None, error_info(error))
-        self._lost = 0
-        return Outcome(answer, "model", None)
-
-    async def _commit(self, journal: Journal, outcomes: dict[bytes, Outcome]) -> None:
-        journal.record(outcomes)
-        await self.pipeline.keep({key: outcome.answer for key, outcome in outcomes.items() if outcome.answer})
+            certificate = await CascadeRun(self._cascade, asker).execute()
+        await asker.ask(journal.pending(), self.progress.distinct - self.progress.done)
+        return certificate
 
     # -- write --------------------------------------------------------------------------------------------------
 
@@ -274,10 +206,10 @@ class Run:
             if self._stopped:
                 raise RunError("The run was stopped while it wrote the output.")
             prepared = [self._prepared(row) for row in page]
-            keys = [self.pipeline.labeller.key(p.text) if p.text is not None else None for p in prepared]
-            outcomes = journal.outcomes([key for key in dict.fromkeys(keys) if key is not None])
-            for row, ready, key in zip(page, prepared, keys, strict=True):
-                analysis = self._analysis(row, ready, None if key is None else outcomes.get(key))
+            keys = {text: self.pipeline.labeller.key(text) for ready in prepared for text in ready.texts}
+            outcomes = journal.outcomes(list(keys.values()))
+            for row, ready in zip(page, prepared, strict=True):
+                analysis = self._analysis(row, ready, {text: outcomes.get(keys[text]) for text in ready.texts})
                 tally.add(analysis, self.pipeline.labeller.task.name)
                 if tally.rows <= _SAMPLE:
                     self._sample.append(analysis)
@@ -290,39 +222,22 @@ class Run:
             return Prepared(Comment("", row.id), None, error=row.error)
         return self.pipeline.prepare(Comment(row.text, row.id))
 
-    def _analysis(self, row: Row, ready: Prepared, outcome: Outcome | None) -> Analysis:
-        assembler = self.pipeline.assembler
-        if ready.text is None:
-            return assembler.unanswered(ready)
-        if outcome is None or (outcome.answer is None and outcome.error is None):
+    def _analysis(self, row: Row, ready: Prepared, outcomes: Mapping[str, Outcome | None]) -> Analysis:
+        def find(text: str) -> tuple[Answer, Route] | ErrorInfo:
+            outcome = outcomes[text]
+            if outcome is not None and outcome.answer is not None:
+                # The first row that holds a text shows who answered it; its duplicates were answered by that answer.
+                # A student's answer is no cached one: it shows on every row that it holds for.
+                shown = outcome.row == row.number or outcome.route == "student"
+                return outcome.answer, outcome.route if outcome.route and shown else "cache"
+            if outcome is not None and outcome.error is not None:
+                return outcome.error
             raise RunError(
                 f"Row {row.number} of {self.source.path} was not there when the run began: the file changed meanwhile.",
                 hint="Run the same command again.",
             )
-        if outcome.answer is None:
-            return assembler.unanswered(ready, outcome.error)
-        # The first row that holds a text shows who answered it; its duplicates were answered by that answer.
-        route = outcome.route if outcome.route and outcome.row == row.number else "cache"
-        return assembler.answered(ready, outcome.answer, route)
 
-
-Commit = Callable[[bytes, Outcome], Awaitable[None]]
-
-
-def _committer(write: Callable[[dict[bytes, Outcome]], Awaitable[None]]) -> Commit:
-    """Group commit: whoever commits waits until it is done; what arrives meanwhile goes in one next transaction."""
-    waiting: dict[bytes, Outcome] = {}
-    turn = asyncio.Lock()
-
-    async def commit(key: bytes, outcome: Outcome) -> None:
-        waiting[key] = outcome
-        async with turn:
-            if key in waiting:  # else the one before took it along
-                batch = dict(waiting)
-                waiting.clear()
-                await write(batch)
-
-    return commit
+        return self.pipeline.assembler.assemble(ready, find)
 
 
 def _pages(rows: Iterator[T], size: int) -> Iterator[list[T]]:

@@ -45,7 +45,8 @@ def find_named(columns: Sequence[str], names: Iterable[str]) -> list[str]:
     return [by_name[name] for name in wanted if name in by_name]
 
 
-def _given_column(path: Path, columns: Sequence[str], wanted: str, option: str) -> str:
+def given_column(path: Path, columns: Sequence[str], wanted: str, option: str) -> str:
+    """The column that an option names; ColumnError if it is not there."""
     if wanted in columns:
         return wanted
     found = find_named(columns, [wanted])
@@ -64,7 +65,7 @@ def _listed(columns: Sequence[str], limit: int = 40) -> str:
 def id_column_of(path: Path, columns: Sequence[str], wanted: str | None) -> str | None:
     """The column that holds the ids, or None; ColumnError if `wanted` is not there."""
     if wanted is not None:
-        return _given_column(path, columns, wanted, "--id")
+        return given_column(path, columns, wanted, "--id")
     return next(iter(find_named(columns, ID_NAMES)), None)
 
 
@@ -77,7 +78,7 @@ def text_column_of(
             f"{path} has rows, and no row has a column.", columns, hint='Each row needs one, like {"comment": "…"}.'
         )
     if wanted is not None:
-        return _given_column(path, columns, wanted, "--text")
+        return given_column(path, columns, wanted, "--text")
     scores = {column: _text_score([fields[column] for fields in sample]) for column in columns}
     named = find_named(columns, TEXT_NAMES)
     if named:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from reviewmill.cli.endpoints import endpoint_arguments
+
 EXIT_ROWS_FAILED = 3
 
 
@@ -25,7 +27,10 @@ def analyze(
     format: Annotated[  # noqa: A002
         str | None, typer.Option(help="Input format where the extension does not tell; stdin is text lines.")
     ] = None,
-    endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="URL of an OpenAI-compatible server, or embedded; repeat for a pool.")
+    ] = None,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Let endpoints with different models share the work.")] = False,
     engine: Annotated[str | None, typer.Option(help="Without an endpoint: auto, embedded or vllm.")] = None,
     model: Annotated[str | None, typer.Option(help="Catalog name, .gguf file, or the server's model name.")] = None,
     gpu_layers: Annotated[int | None, typer.Option(min=0, help="Layers of the embedded model on a GPU.")] = None,
@@ -33,7 +38,28 @@ def analyze(
     keywords: Annotated[bool | None, typer.Option(help="Extract keywords; without, one token a comment.")] = None,
     wire: Annotated[str | None, typer.Option(help="Answer format: auto, compact, json or free.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
+    long: Annotated[
+        str | None, typer.Option(help="Long comments: split (part by part) or whole; without, they are shortened.")
+    ] = None,
     redact: Annotated[bool | None, typer.Option(help="Mask personal data before anything else sees a comment.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="auto, none, or one by file, name or id.")] = None,
+    agreement: Annotated[
+        str | None,
+        typer.Option(help="Let a student answer, while at least this share of labels is surely the model's: 0.95."),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Probability with which that may be wrong.")] = 0.05,
+    budget: Annotated[
+        int | None, typer.Option(help="Instead of --agreement: at most so many questions to the model.")
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option(help="Instead of --agreement: what fits into so much time, like 30m.")
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="The agreement holds for each label by itself.")
+    ] = False,
+    student: Annotated[
+        Path | None, typer.Option(help="A saved student: a file's cascade begins with it; texts it answers alone.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that is not ours.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result (texts) or the manifest as JSON.")] = False,
@@ -46,7 +72,8 @@ def analyze(
     from reviewmill.settings import load_settings
 
     settings = load_settings(
-        endpoint=endpoint,
+        **endpoint_arguments(endpoint),
+        mixed=mixed or None,
         engine=engine,
         gpu_layers=gpu_layers,
         model=model,
@@ -55,16 +82,23 @@ def analyze(
         wire=wire,
         concurrency=concurrency,
         task=task,
+        long=long,
         redact=redact,
+        calibration=calibration,
     )
     from reviewmill.cli import work
 
     source = work.one_source(inputs)
+    cascade = work.cascade_options(agreement, delta, budget, deadline, per_class=per_class, student=student)
+    if source is None and student is not None:
+        work.answer_by_student(inputs, student, settings, as_json=as_json, quiet=quiet)
+        return
     if source is None:
         if work.analyze_texts(inputs, settings, as_json=as_json, quiet=quiet):
             raise typer.Exit(EXIT_ROWS_FAILED)
         return
     job = work.plan_file(source, output, settings, format=format)
+    job.cascade = work.needed(cascade, student)
     job.check(force=force)
     manifest = job.execute(text=text, id=id, quiet=quiet)
     if as_json and not job.to_stdout:

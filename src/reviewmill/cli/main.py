@@ -1,7 +1,8 @@
 """The program `reviewmill`: its commands, and how errors leave it.
 
 Exit codes: 0 all is well; 1 an error, told on stderr; 2 wrong usage; 3 a run finished, but some rows carry errors
-(they are tried again by the same command); 130 interrupted.
+(they are tried again by the same command); 4 an evaluation is significantly worse than the one it was compared with;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,23 @@ from typing import Annotated
 
 import typer
 
-from reviewmill.cli import analyze, chat, doctor, engine, keys, models, serve, tasks
+from reviewmill.cli import (
+    analyze,
+    bench,
+    calibrate,
+    challenge,
+    chat,
+    compare,
+    doctor,
+    engine,
+    errors,
+    evaluate,
+    improve,
+    keys,
+    models,
+    serve,
+    tasks,
+)
 from reviewmill.errors import ReviewmillError
 
 EXIT_ERROR = 1
@@ -26,6 +43,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("analyze")(analyze.analyze)
+app.command("evaluate")(evaluate.evaluate)
+app.command("errors")(errors.errors)
+app.command("compare")(compare.compare)
+app.command("challenge")(challenge.challenge)
+app.command("improve")(improve.improve)
+app.command("calibrate")(calibrate.calibrate)
+app.add_typer(calibrate.app, name="calibrations")
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 app.add_typer(tasks.app, name="tasks")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from reviewmill.cli.endpoints import endpoint_arguments
 from reviewmill.errors import SettingsError
 from reviewmill.settings import Settings, load_settings
 
@@ -19,11 +20,17 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = None,
     database: Annotated[str | None, typer.Option(help="sqlite, sqlite:///PATH, or postgresql://…")] = None,
     cache: Annotated[str | None, typer.Option(help="sqlite, sqlite:PATH, redis://…, or none.")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="URL of an OpenAI-compatible server, or embedded; repeat for a pool.")
+    ] = None,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Let endpoints with different models share the work.")] = False,
     engine: Annotated[str | None, typer.Option(help="Without an endpoint: auto, embedded or vllm.")] = None,
     model: Annotated[str | None, typer.Option(help="Catalog name, .gguf file, or the server's model name.")] = None,
     gpu_layers: Annotated[int | None, typer.Option(min=0, help="Layers of the embedded model on a GPU.")] = None,
     task: Annotated[str | None, typer.Option(help="The default task: built-in, or a task file.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="For the default task: auto, none, or one by file, name or id.")
+    ] = None,
     tasks_dir: Annotated[Path | None, typer.Option(help="A folder of more task files.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the database and the files of jobs are kept.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests to the model in flight.")] = None,
@@ -56,13 +63,15 @@ def serve(
     settings = load_settings(
         service={name: value for name, value in given.items() if value is not None},
         cache=cache,
-        endpoint=endpoint,
+        **endpoint_arguments(endpoint),
+        mixed=mixed or None,
         engine=engine,
         gpu_layers=gpu_layers,
         model=model,
         task=task,
         concurrency=concurrency,
         redact=redact or None,
+        calibration=calibration,
     )
     _run(settings)
 

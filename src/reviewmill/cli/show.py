@@ -96,6 +96,12 @@ def _about(progress: RunProgress) -> str:
     if progress.rate is not None and progress.eta is not None:
         parts += [f"{progress.rate:.1f}/s", f"{_clock(progress.eta)} left"]
     parts += [f"{route} {count:,}" for route, count in sorted(progress.routes.items()) if count]
+    if progress.certified:
+        parts.append(f"certified {progress.certified:,}")
+    if progress.expected is not None:
+        parts.append(f"about {progress.left:,} questions left")
+    if progress.stage:
+        parts.append(progress.stage)
     return " · ".join(parts)
 
 
@@ -112,6 +118,9 @@ def show_summary(manifest: Manifest, output: Path | None) -> None:
         screen.print(_sample_table(manifest.sample, manifest.description["task"]["name"]))
     screen.print(_label_table(manifest))
     screen.print(*_facts(manifest), sep="\n", highlight=False)
+    if manifest.certificate is not None:
+        screen.print(Text(manifest.certificate["sentence"], style="bold"))
+        screen.print(Text(manifest.certificate["statement"], style="dim"))
     for note in manifest.notes:
         screen.print(f"[dim]note: {escape(note)}[/dim]", highlight=False)
     if output is not None:
@@ -155,7 +164,7 @@ def _sample_table(sample: list[Analysis], task: str) -> Table:
         confidence = "" if analysis["confidence"] is None else f"{analysis['confidence']:.2f}"
         review = " ?" if analysis["needs_review"] else ""
         table.add_row(
-            Text(_one_line(analysis["original_text"], 48)),
+            Text(one_line(analysis["original_text"], 48)),
             Text(label, style=_COLOURS.get(label, "")),
             confidence + review,
             Text("、".join(analysis["keywords"])),
@@ -163,7 +172,8 @@ def _sample_table(sample: list[Analysis], task: str) -> Table:
     return table
 
 
-def _one_line(text: str, limit: int) -> str:
+def one_line(text: str, limit: int) -> str:
+    """A comment on one line, cut to a length."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 2 * limit]).split())
     return line if len(line) <= limit and len(text) <= 2 * limit else line[: limit - 1] + "…"
 

@@ -46,9 +46,26 @@ def show(
     # The prompt does not show the weights, and they decide too.
     weights = "".join(f" · weight of {name} {weight:g}" for name, weight in loaded.weights.items() if weight != 1)
     typer.echo(f"# task {loaded.name} · hash {loaded.hash[:12]} · prompt {prompt.id} · {form.name}{weights}\n")
+    for line in _calibrations(loaded.asked_hash, prompt.id):
+        typer.echo(line)
     for message in prompt.messages("…"):
         typer.secho(f"[{message['role']}]", fg=typer.colors.CYAN)
         typer.echo(message["content"] + "\n")
+
+
+def _calibrations(asked: str, prompt: str) -> list[str]:
+    """A line on each calibration that replaces the weights where its model answers."""
+    from reviewmill.scoring.shelf import builtin, stored
+    from reviewmill.settings import load_settings
+
+    own = [(each, "your own") for each in stored(load_settings().calibrations_dir)]
+    all_of_them = [*own, *((each, "shipped") for each in builtin())]
+    lines = [
+        f"# calibration, {whose}, instead of weights where {each.model} answers: {each.describe()}"
+        for each, whose in all_of_them
+        if (each.bound_to.task, each.bound_to.prompt) == (asked, prompt)
+    ]
+    return [*lines, ""] if lines else []
 
 
 @app.command()

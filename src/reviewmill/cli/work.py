@@ -16,9 +16,10 @@ import typer
 
 from reviewmill.analyzer import SentimentAnalyzer
 from reviewmill.batch.formats import EXTENSIONS, file_kind
+from reviewmill.batch.goals import CascadeOptions, parse_agreement, parse_duration, student_path
 from reviewmill.batch.manifest import Manifest
 from reviewmill.cli.show import RunDisplay, show_analysis, show_summary
-from reviewmill.errors import InputError, OutputError
+from reviewmill.errors import InputError, OutputError, SettingsError
 from reviewmill.settings import Settings
 
 STDIO: Final = "-"
@@ -70,6 +71,66 @@ def analyze_texts(texts: list[str], settings: Settings, *, as_json: bool, quiet:
     return failed
 
 
+def cascade_options(
+    agreement: str | None,
+    delta: float,
+    budget: int | None,
+    deadline: str | None,
+    *,
+    per_class: bool,
+    student: Path | None,
+) -> CascadeOptions | None:
+    """What the arguments say of a cascade; None if they want none.
+
+    Raises:
+        SettingsError: they are not valid.
+    """
+    if agreement is None and budget is None and deadline is None:
+        if per_class:
+            raise SettingsError("--per-class belongs to --agreement.", hint="Say --agreement 0.95 --per-class.")
+        return None
+    return CascadeOptions(
+        parse_agreement(agreement) if agreement is not None else None,
+        delta,
+        budget,
+        parse_duration(deadline) if deadline is not None else None,
+        per_class=per_class,
+        student=student,
+    )
+
+
+def needed(cascade: CascadeOptions | None, student: Path | None) -> CascadeOptions | None:
+    """The cascade of a file.
+
+    Raises:
+        SettingsError: a student without a goal, from which nothing follows about what it may answer.
+    """
+    if cascade is None and student is not None:
+        raise SettingsError(
+            "--student with a file needs a goal: what a saved student may answer there must be certified anew.",
+            hint="Say --agreement 0.95 (or --budget, or --deadline) too.",
+        )
+    return cascade
+
+
+def answer_by_student(texts: list[str], path: Path, settings: Settings, *, as_json: bool, quiet: bool) -> None:
+    """Let a saved student answer texts, without any model, and print each result.
+
+    Raises:
+        StudentError: it cannot be read.
+    """
+    from reviewmill.teller import StudentAnalyzer
+
+    teller = StudentAnalyzer(path, settings)
+    for analysis in teller.analyze_batch(texts):
+        if as_json:
+            typer.echo(json.dumps(analysis, ensure_ascii=False))
+        elif not quiet:
+            show_analysis(analysis)
+    if not quiet:
+        typer.echo("Answered by a student, without a model and without a certificate.", err=True)
+
+
 @dataclass(slots=True)
 class FileJob:
     """One run: where it reads, where it writes, and whether its output goes on to stdout."""
@@ -80,6 +141,7 @@ class FileJob:
     format: str | None = None
     from_stdin: bool = False
     to_stdout: bool = False
+    cascade: CascadeOptions | None = None
 
     def check(self, *, force: bool) -> None:
         """Refuse to replace a file that no run of ours wrote.
@@ -102,7 +164,13 @@ class FileJob:
         with SentimentAnalyzer(settings=self.settings) as analyzer, RunDisplay(title, quiet=quiet) as display:
             try:
                 manifest = analyzer.analyze_file(
-                    self.source, self.output, text=text, id=id, format=self.format, on_progress=display.update
+                    self.source,
+                    self.output,
+                    text=text,
+                    id=id,
+                    format=self.format,
+                    on_progress=display.update,
+                    cascade=self.cascade,
                 )
             except KeyboardInterrupt:
                 display.stop()
@@ -125,6 +193,7 @@ class FileJob:
         if not manifest.tally.errors:
             self.output.unlink()
             Manifest.path_for(self.output).unlink(missing_ok=True)
+            student_path(self.output).unlink(missing_ok=True)
             if self.from_stdin:
                 self.source.unlink()
 

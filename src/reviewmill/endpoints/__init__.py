@@ -4,5 +4,18 @@ from reviewmill.endpoints.capabilities import Capabilities
 from reviewmill.endpoints.connection import About, Connection, connect
 from reviewmill.endpoints.gate import Gate, Priority
 from reviewmill.endpoints.labeller import Labeller
+from reviewmill.endpoints.pool import PoolConnection
+from reviewmill.endpoints.pool_labeller import PoolLabeller, labeller_on
 
-__all__ = ["About", "Capabilities", "Connection", "Gate", "Labeller", "Priority", "connect"]
+__all__ = [
+    "About",
+    "Capabilities",
+    "Connection",
+    "Gate",
+    "Labeller",
+    "PoolConnection",
+    "PoolLabeller",
+    "Priority",
+    "connect",
+    "labeller_on",
+]

@@ -1,6 +1,8 @@
 """The one client: chat completions on any OpenAI-compatible server, with retries and errors that say what to do.
 
-This is the only layer that retries: the openai package is told not to.
+This is the only layer that retries: the openai package is told not to. Completions go over a thin path of their own
+(`http1`), because the package takes longer for a request than a fast engine for a comment; it still judges what is no
+success, and does what the thin path does not know (proxies).
 """
 
 from __future__ import annotations
@@ -10,16 +12,22 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+import urllib.request
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import httpx2
 import openai
 import stamina
+from pydantic_core import from_json
 
+from reviewmill.endpoints.http1 import HttpPool
+from reviewmill.endpoints.limiter import Limiter
+from reviewmill.endpoints.load import slots_of, watch_line
 from reviewmill.errors import (
     AnswerError,
     ContextOverflowError,
@@ -69,7 +77,7 @@ class Completion:
     """
 
     text: str
-    steps: tuple[TokenStep, ...] | None
+    steps: Sequence[TokenStep] | None
     finish_reason: str
     tokens_in: int
     tokens_out: int
@@ -103,6 +111,10 @@ class EndpointClient:
         timeout: seconds that one request may take.
         attempts: tries of one request, the first included.
 
+    Attributes:
+        on_overload: called whenever the server refuses a request for its load (429, 503), or is silent, before the
+            request is tried again.
+
     Raises:
         SettingsError: the URL is not an http(s) URL, or the key cannot stand in an HTTP header.
     """
@@ -114,9 +126,11 @@ class EndpointClient:
         self.model = model
         self.timeout = timeout
         self.attempts = attempts
+        self.on_overload: Callable[[], None] | None = None
         self._api_key = checked_key(api_key)
         self._http: httpx2.AsyncClient | None = None
         self._openai: openai.AsyncOpenAI | None = None
+        self._thin: HttpPool | None = None
 
     async def __aenter__(self) -> EndpointClient:
         return self
@@ -128,9 +142,12 @@ class EndpointClient:
 
     async def aclose(self) -> None:
         """Close the connections; a later request opens new ones."""
-        held, self._openai, self._http = self._openai, None, None
-        if held is not None:
-            await held.close()
+        http, self._http, self._openai = self._http, None, None
+        thin, self._thin = self._thin, None
+        if thin is not None:
+            thin.close()
+        if http is not None:
+            await http.aclose()
 
     def _connections(self) -> httpx2.AsyncClient:
         if self._http is None:
@@ -139,7 +156,10 @@ class EndpointClient:
             # One connection a request in flight; the default pool of 100 would queue without saying so.
             limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
             self._http = httpx2.AsyncClient(
-                timeout=timeout, limits=limits, trust_env=not is_this_machine(httpx2.URL(self.url).host)
+                timeout=timeout,
+                limits=limits,
+                trust_env=not is_this_machine(httpx2.URL(self.url).host),
+                headers={"Authorization": f"Bearer {self._api_key or 'none'}"},
             )
         return self._http
 
@@ -210,6 +230,14 @@ class EndpointClient:
         digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:12]
         return f"{self.model}@{digest}"
 
+    async def watch(self, limiter: Limiter) -> None:
+        """Tell the limiter of the engine's own line, once a second, if it shows one; until cancelled."""
+        await watch_line(self._connections(), self.url, limiter)
+
+    async def slots(self) -> int | None:
+        """How many requests the engine works on at once, where it says so (llama.cpp)."""
+        return await slots_of(self._connections(), self.url)
+
     async def complete(
         self,
         messages: list[dict[str, str]],
@@ -224,36 +252,95 @@ class EndpointClient:
             messages: the conversation (`role`, `content`).
             max_tokens: bound on generated tokens.
             top_logprobs: how many alternatives to list at each token; 0 asks for no log-probabilities.
-            constraint: further request fields that make the server enforce a format; `response_format` goes as it
-                is, everything else into the request's body.
+            constraint: further request fields that make the server enforce a format.
 
         Raises:
             EndpointError: after all attempts; the subclass says which kind.
         """
-        request = dict(constraint or {})
-        known: dict[str, Any] = {key: request.pop(key) for key in ("response_format",) if key in request}
-        if top_logprobs:
-            known |= {"logprobs": True, "top_logprobs": top_logprobs}
+        body = self.body(messages, max_tokens=max_tokens, top_logprobs=top_logprobs, constraint=constraint)
+        failed: Exception | None = None
+        try:
+            # The library that counts retries costs more than the rest of the request: most need none.
+            return await self._once(body)
+        except (openai.OpenAIError, TimeoutError) as error:
+            failed = error
         try:
             async for attempt in stamina.retry_context(
-                on=_Retries(), attempts=self.attempts, timeout=None, wait_initial=0.5, wait_max=_LONGEST_WAIT
+                on=_Retries(self.on_overload),
+                attempts=self.attempts,
+                timeout=None,
+                wait_initial=0.5,
+                wait_max=_LONGEST_WAIT,
             ):
                 with attempt:
-                    began = time.perf_counter()
-                    async with asyncio.timeout(self.timeout):
-                        # Raw, because the package trips over an answer that is not what it expects.
-                        raw = await self._server().chat.completions.with_raw_response.create(
-                            model=self.model or "",
-                            messages=messages,  # type: ignore[arg-type]
-                            temperature=0,
-                            max_tokens=max_tokens,
-                            extra_body=request or None,
-                            **known,
-                        )
-                    return _completion(raw.content, (time.perf_counter() - began) * 1000)
+                    if failed is not None:
+                        first, failed = failed, None
+                        raise first
+                    return await self._once(body)
         except (openai.OpenAIError, TimeoutError) as error:
             raise self._failure(error, self.timeout) from error
         raise AssertionError("unreachable: the retry loop returns or raises")
+
+    def body(
+        self,
+        messages: list[dict[str, str]],
+        *,
+        max_tokens: int,
+        top_logprobs: int = 0,
+        constraint: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """The request that `complete` sends, as JSON; the arguments are the same."""
+        fields: dict[str, Any] = {"model": self.model or "", "temperature": 0, "max_tokens": max_tokens}
+        if top_logprobs:
+            fields |= {"logprobs": True, "top_logprobs": top_logprobs}
+        fields |= constraint or {}
+        before = _encoded(tuple((message["role"], message["content"]) for message in messages[:-1]))
+        return f'{{"messages": [{before}{json.dumps(messages[-1])}], {json.dumps(fields)[1:]}'.encode()
+
+    async def send(self, body: bytes) -> bytes:
+        """Send a ready request, once, and return the answer unread: what the engine does without our work.
+
+        Raises:
+            EndpointError: it failed.
+        """
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await self._post("/chat/completions", body)
+        except (openai.OpenAIError, TimeoutError) as error:
+            raise self._failure(error, self.timeout) from error
+
+    async def _once(self, body: bytes) -> Completion:
+        began = time.perf_counter()
+        async with asyncio.timeout(self.timeout):
+            content = await self._post("/chat/completions", body)
+        return _completion(content, (time.perf_counter() - began) * 1000)
+
+    async def _post(self, path: str, body: bytes) -> bytes:
+        """Send JSON, one attempt; the body of the answer.
+
+        Raises:
+            openai.OpenAIError: it is not a success, or none came.
+        """
+        url = self.url + path
+        if _has_proxy(self.url):
+            headers = {"Content-Type": "application/json"}
+            try:
+                reply = await self._connections().post(url, content=body, headers=headers)
+            except httpx2.TransportError as error:
+                raise openai.APIConnectionError(request=httpx2.Request("POST", url)) from error
+            status, content, headers = reply.status_code, reply.content, dict(reply.headers)
+        else:
+            if self._thin is None:
+                key = {"Authorization": f"Bearer {self._api_key or 'none'}"}
+                self._thin = HttpPool(self.url, key, connect_timeout=min(_CONNECT_TIMEOUT, self.timeout))
+            try:
+                thin = await self._thin.post(path, body)
+            except OSError as error:
+                raise openai.APIConnectionError(request=httpx2.Request("POST", url)) from error
+            status, content, headers = thin.status, thin.body, thin.headers
+        if 200 <= status < 300:
+            return content
+        raise _status_error(url, status, headers, content)
 
     @asynccontextmanager
     async def forward(self, body: Mapping[str, Any]) -> AsyncIterator[Forwarded]:
@@ -270,7 +357,7 @@ class EndpointClient:
             "POST",
             f"{self.url}/chat/completions",
             content=json.dumps({**body, "model": self.model}).encode(),
-            headers={"Authorization": f"Bearer {self._api_key or 'none'}", "Content-Type": "application/json"},
+            headers={"Content-Type": "application/json"},
         )
         with self._explained(request):
             async with asyncio.timeout(self.timeout):
@@ -341,16 +428,53 @@ def base_url(url: str) -> str:
     return trimmed if parsed.path.rstrip("/") else f"{trimmed}/v1"
 
 
+def _status_error(url: str, status: int, headers: Mapping[str, str], content: bytes) -> openai.APIStatusError:
+    """The package's own error for an answer that is no success."""
+    kept = [
+        (name.encode(), headers[name].encode("latin-1", "replace"))
+        for name in ("retry-after", "location")
+        if name in headers
+    ]
+    response = httpx2.Response(status, headers=kept, content=content, request=httpx2.Request("POST", url))
+    try:
+        body = json.loads(content)
+        body = body.get("error", body) if isinstance(body, dict) else body
+    except ValueError:
+        body = content.decode(errors="replace")
+    kind = openai.APIStatusError
+    if status == 429:
+        kind = openai.RateLimitError
+    elif status >= 500:
+        kind = openai.InternalServerError
+    return kind(f"Error code: {status} - {body}", response=response, body=body)
+
+
+@lru_cache
+def _has_proxy(url: str) -> bool:
+    """Whether the environment puts a proxy between us and this server."""
+    parsed = httpx2.URL(url)
+    if is_this_machine(parsed.host):
+        return False
+    proxies = urllib.request.getproxies()
+    return bool(proxies.get(parsed.scheme) or proxies.get("all")) and not urllib.request.proxy_bypass(parsed.host)
+
+
 class _Retries:
     """Decides, for one request, whether to try again and after how long.
 
     Cancellation is none of these errors, so Ctrl-C ends a request at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_overload: Callable[[], None] | None) -> None:
         self.timeouts = 0
+        self._on_overload = on_overload
 
     def __call__(self, error: Exception) -> bool | float:
+        if self._on_overload is not None and (
+            isinstance(error, TimeoutError)
+            or (isinstance(error, openai.APIStatusError) and error.status_code in {429, 503})
+        ):
+            self._on_overload()
         if isinstance(error, openai.RateLimitError | openai.InternalServerError):
             seconds = retry_after_seconds(error.response.headers.get("retry-after", ""))
             return True if seconds is None else min(seconds, _LONGEST_WAIT)
@@ -371,7 +495,10 @@ def translate(error: Exception, url: str, model: str | None, *, seconds: float |
         seconds: the time limit that the request ran under.
     """
     if isinstance(error, openai.APIStatusError):
-        return _refusal(error, url, model)
+        refusal = _refusal(error, url, model)
+        refusal.status = error.status_code
+        refusal.retry_after = retry_after_seconds(error.response.headers.get("retry-after", ""))
+        return refusal
     cause = error.__cause__ or error
     # A packet filter that drops connections looks like a timeout, and is none of the model.
     connected = not isinstance(cause, httpx2.ConnectTimeout)
@@ -428,7 +555,7 @@ def _said(error: openai.APIStatusError) -> str:
 def _completion(content: bytes, latency_ms: float) -> Completion:
     """Read a reply; servers differ in what they leave out, so only the text is taken for granted."""
     try:
-        reply = json.loads(content)
+        reply = from_json(content)
         choice = reply["choices"][0]
         usage = reply.get("usage") or {}
         return Completion(
@@ -439,22 +566,50 @@ def _completion(content: bytes, latency_ms: float) -> Completion:
             tokens_out=usage.get("completion_tokens") or 0,
             latency_ms=latency_ms,
         )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AnswerError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise openai.OpenAIError(repr(content[:200].decode(errors="replace"))) from error
 
 
-def _steps(logprobs: dict[str, Any] | None) -> tuple[TokenStep, ...] | None:
+class _Steps(Sequence[TokenStep]):
+    """Tokens that are read when they are looked at: of an answer's twenty times ten, scoring looks at the first few."""
+
+    def __init__(self, content: list[dict[str, Any]]) -> None:
+        self._content = content
+        self._first = self._read(content[0])  # a server that lists nonsense is found out at once
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    @overload
+    def __getitem__(self, at: int) -> TokenStep: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[TokenStep]: ...
+    def __getitem__(self, at: int | slice) -> TokenStep | Sequence[TokenStep]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        return self._first if at == 0 else self._read(self._content[at])
+
+    @staticmethod
+    def _read(item: dict[str, Any]) -> TokenStep:
+        try:
+            top = tuple([(_bytes(each), float(each["logprob"])) for each in item.get("top_logprobs") or ()])
+            return TokenStep(_bytes(item), float(item["logprob"]), top)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise AnswerError(
+                f"The endpoint lists log-probabilities that cannot be read: {str(item)[:80]!r}.",
+                hint="Is it an OpenAI-compatible server?",
+            ) from error
+
+
+def _steps(logprobs: dict[str, Any] | None) -> Sequence[TokenStep] | None:
     content = (logprobs or {}).get("content")
-    if not content:
-        return None
-    return tuple(
-        TokenStep(
-            _bytes(item),
-            float(item["logprob"]),
-            tuple((_bytes(top), float(top["logprob"])) for top in item.get("top_logprobs") or ()),
-        )
-        for item in content
-    )
+    return _Steps(content) if content else None
+
+
+@lru_cache(64)
+def _encoded(messages: tuple[tuple[str, str], ...]) -> str:
+    """The beginning of a conversation as JSON: it is the same for every comment."""
+    return "".join(json.dumps({"role": role, "content": content}) + ", " for role, content in messages)
 
 
 def _bytes(item: dict[str, Any]) -> bytes:

@@ -7,11 +7,13 @@ use.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from reviewmill.endpoints import embedded
 from reviewmill.endpoints.capabilities import TOP_LOGPROBS, Capabilities, CapabilityMemory, probe
+from reviewmill.endpoints.limiter import MOST, START, Limiter
 from reviewmill.endpoints.vllm.running import Running, find_running, read_key
 from reviewmill.errors import ProcessError, SettingsError
 from reviewmill.models import LocalModel, detect, resolve
@@ -19,9 +21,13 @@ from reviewmill.settings import DEFAULT_MODEL, Settings
 from reviewmill.tasks import Prompt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from reviewmill.endpoints.client import EndpointClient
 
-REMOTE_CONCURRENCY: Final = 32
+EMBEDDED: Final = "embedded"
+"""What people write in place of a URL, and what results say, where the embedded engine answers."""
+
 MOST_CONCURRENCY: Final = 1024
 
 # llama.cpp's own server; tests/test_endpoints_real.py probes it and compares.
@@ -46,12 +52,30 @@ class About:
 
 
 class Connection(Protocol):
-    """One model on one endpoint."""
+    """One model on one endpoint, or on several.
+
+    Attributes:
+        about: what answers.
+        capabilities: what can be asked of it.
+    """
 
     about: About
     capabilities: Capabilities
-    concurrency: int
-    notes: tuple[str, ...]
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that it may ever have at once."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its user should know."""
+
+    @property
+    def limit(self) -> int:
+        """Requests that it takes at once now; it moves, up to `concurrency`, with what the engine can do."""
+
+    def on_limit(self, listener: Callable[[], None]) -> None:
+        """Call this whenever `limit` has changed."""
 
     async def open(self, prompt: Prompt) -> EndpointClient:
         """Return a client that is ready for this prompt, starting what must be started.
@@ -64,16 +88,38 @@ class Connection(Protocol):
         """Give everything back; the connection can be opened again."""
 
 
-class EmbeddedConnection:
+class OneEndpoint:
+    """What all connections to one endpoint have: a limiter."""
+
+    limiter: Limiter
+
+    @property
+    def limit(self) -> int:
+        """Requests that it takes at once now."""
+        return self.limiter.limit
+
+    def on_limit(self, listener: Callable[[], None]) -> None:
+        """Call this whenever `limit` has changed."""
+        self.limiter.listeners.append(listener)
+
+
+class EmbeddedConnection(OneEndpoint):
     """The embedded engine with one GGUF file."""
 
     notes: tuple[str, ...] = ()
 
     def __init__(self, settings: Settings, model: LocalModel) -> None:
-        self.about = About(model.name, f"gguf:{model.sha256}", "embedded", model.sha256)
+        self.about = About(model.name, f"gguf:{model.sha256}", EMBEDDED, model.sha256)
         self.capabilities = EMBEDDED_CAPABILITIES
+        self._slots, self._context = settings.slots, embedded.CONTEXT_PER_SLOT
+        if settings.long == "whole":
+            # The same memory in fewer, longer slots: as long as the model was trained for, if there is that much.
+            memory = self._slots * self._context
+            self._context = min(model.context or memory, memory)
+            self._slots = max(1, memory // self._context)
         # More in flight than slots: a slot that gets free finds its next comment waiting, tokenized.
-        self.concurrency = settings.concurrency or settings.slots * 3 // 2
+        self.concurrency = settings.concurrency or max(self._slots + 1, self._slots * 3 // 2)
+        self.limiter = Limiter(self.concurrency, fixed=True)
         self._settings = settings
         self._model = model
         self._engine: embedded.EmbeddedEngine | None = None
@@ -88,7 +134,8 @@ class EmbeddedConnection:
                     self._model.path,
                     digest=self._model.sha256,
                     threads=self._settings.threads or detect().physical_cores,
-                    slots=self._settings.slots,
+                    slots=self._slots,
+                    context=self._context,
                     prefix_dir=self._settings.cache_dir / "prefixes",
                     gpu_layers=self._settings.gpu_layers,
                 )
@@ -116,7 +163,7 @@ class EmbeddedConnection:
             self._engine = None
 
 
-class RemoteConnection:
+class RemoteConnection(OneEndpoint):
     """Any OpenAI-compatible server."""
 
     def __init__(
@@ -124,21 +171,39 @@ class RemoteConnection:
         client: EndpointClient,
         about: About,
         capabilities: Capabilities,
-        concurrency: int,
+        limiter: Limiter,
         notes: tuple[str, ...] = (),
     ) -> None:
         self.about = about
         self.notes = notes
         self.capabilities = capabilities
-        self.concurrency = concurrency
+        self.limiter = limiter
+        self.concurrency = limiter.most
         self._client = client
+        self._watching: asyncio.Task[None] | None = None
+        client.on_overload = limiter.overloaded
 
     async def open(self, prompt: Prompt) -> EndpointClient:
-        """Return the client."""
+        """Return the client; from the first time on, the engine's line is watched."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._client.watch(self.limiter))
         return self._client
+
+    async def identify(self) -> str:
+        """Ask the server for the model's fingerprint, which is also a look whether it is there.
+
+        Raises:
+            EndpointError: it is not there, or serves another model.
+        """
+        return await self._client.identify()
 
     async def aclose(self) -> None:
         """Close the client's connections."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({watching})
         await self._client.aclose()
 
 
@@ -151,7 +216,15 @@ async def connect(settings: Settings) -> Connection:
         ProcessError: the vLLM that was asked for does not run.
         SettingsError: an endpoint and an engine were asked for.
     """
+    if settings.endpoints:
+        from reviewmill.endpoints.pool import connect_pool
+
+        if settings.engine != "auto":
+            raise SettingsError(f"There are endpoints and an engine ({settings.engine}).", hint="Give one of the two.")
+        return await connect_pool(settings)
     key = settings.api_key.get_secret_value() if settings.api_key else None
+    if settings.endpoint == EMBEDDED:
+        return EmbeddedConnection(settings, await asyncio.to_thread(_embedded_model, settings))
     if settings.endpoint is not None:
         if settings.engine != "auto":
             raise SettingsError(
@@ -160,18 +233,17 @@ async def connect(settings: Settings) -> Connection:
             )
         # The default names the embedded model; a server that serves one model needs no name.
         named = None if settings.model == DEFAULT_MODEL else settings.model
-        return await _remote(settings, settings.endpoint, named, key, settings.concurrency or REMOTE_CONCURRENCY)
+        return await _remote(settings, settings.endpoint, named, key)
     running = await asyncio.to_thread(_running_engine, settings)
     if running is None:
-        model = await asyncio.to_thread(resolve, settings.model, models_dir=settings.models_dir)
-        return EmbeddedConnection(settings, model)
+        return EmbeddedConnection(settings, await asyncio.to_thread(_embedded_model, settings))
     key = await asyncio.to_thread(read_key, settings)
     # A quarter more than it works on, so that the next question is there when a place gets free.
-    concurrency = settings.concurrency or min(running.sequences * 5 // 4, MOST_CONCURRENCY)
+    most = min(running.sequences * 5 // 4, MOST_CONCURRENCY)
     named = settings.model if _names_model(settings) else running.model
     note = f"Answers come from the vLLM that `reviewmill engine` runs: {running.model} at {running.url}."
     notes = () if settings.engine == "vllm" else (f"{note} --engine embedded uses llama.cpp instead.",)
-    return await _remote(settings, running.url, named, key, concurrency, notes)
+    return await _remote(settings, running.url, named, key, most, notes)
 
 
 def _names_model(settings: Settings) -> bool:
@@ -200,8 +272,12 @@ def _running_engine(settings: Settings) -> Running | None:
     return running
 
 
+def _embedded_model(settings: Settings) -> LocalModel:
+    return resolve(settings.model, models_dir=settings.models_dir)
+
+
 async def _remote(
-    settings: Settings, url: str, model: str | None, key: str | None, concurrency: int, notes: tuple[str, ...] = ()
+    settings: Settings, url: str, model: str | None, key: str | None, most: int = MOST, notes: tuple[str, ...] = ()
 ) -> RemoteConnection:
     from reviewmill.endpoints.client import EndpointClient
 
@@ -213,8 +289,17 @@ async def _remote(
         if capabilities is None:
             capabilities = await probe(client)
             memory.put(client.url, fingerprint, capabilities)
+        limiter = await _limiter(settings, client, most)
     except BaseException:
         await client.aclose()
         raise
     about = About(str(client.model), fingerprint, client.url)
-    return RemoteConnection(client, about, capabilities, concurrency, notes)
+    return RemoteConnection(client, about, capabilities, limiter, notes)
+
+
+async def _limiter(settings: Settings, client: EndpointClient, most: int) -> Limiter:
+    if settings.concurrency:
+        return Limiter(settings.concurrency, fixed=True)
+    slots = await client.slots()
+    # llama.cpp says how much it works on at once; half as much again stands ready for the slot that gets free.
+    return Limiter(START, most) if slots is None else Limiter(slots * 3 // 2, min(4 * slots, most))

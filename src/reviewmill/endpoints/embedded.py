@@ -39,6 +39,7 @@ class EmbeddedEngine:
         threads: CPU threads.
         slots: comments worked on at once.
         prefix_dir: where prefixes are kept.
+        context: tokens of one question with its answer.
         gpu_layers: layers that a GPU computes; None: as many as fit, if this llama.cpp has a GPU.
 
     Raises:
@@ -46,7 +47,15 @@ class EmbeddedEngine:
     """
 
     def __init__(
-        self, path: Path, *, digest: str, threads: int, slots: int, prefix_dir: Path, gpu_layers: int | None = None
+        self,
+        path: Path,
+        *,
+        digest: str,
+        threads: int,
+        slots: int,
+        prefix_dir: Path,
+        gpu_layers: int | None = None,
+        context: int = CONTEXT_PER_SLOT,
     ) -> None:
         # Loading the library takes part of a second that a fully cached run need not pay.
         import xllamacpp
@@ -61,7 +70,7 @@ class EmbeddedEngine:
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_parallel = slots
-        params.n_ctx = slots * CONTEXT_PER_SLOT
+        params.n_ctx = slots * context
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         on_gpu = _on_gpu(xllamacpp, gpu_layers)
         params.n_gpu_layers = gpu_layers if gpu_layers is not None else (-1 if on_gpu else 0)
@@ -159,14 +168,21 @@ _engines: dict[tuple[object, ...], tuple[EmbeddedEngine, int]] = {}
 
 
 async def acquire(
-    path: Path, *, digest: str, threads: int, slots: int, prefix_dir: Path, gpu_layers: int | None = None
+    path: Path,
+    *,
+    digest: str,
+    threads: int,
+    slots: int,
+    prefix_dir: Path,
+    gpu_layers: int | None = None,
+    context: int = CONTEXT_PER_SLOT,
 ) -> EmbeddedEngine:
     """Return the running engine for this file, or start it; one process holds a model once.
 
     Raises:
         ModelError: the file cannot be loaded.
     """
-    starting = _starter.submit(_acquire, path, digest, threads, slots, prefix_dir, gpu_layers)
+    starting = _starter.submit(_acquire, path, digest, threads, slots, prefix_dir, gpu_layers, context)
     try:
         return await asyncio.wrap_future(starting)
     except asyncio.CancelledError:
@@ -181,14 +197,20 @@ def _release_unwanted(started: Future[EmbeddedEngine]) -> None:
 
 
 def _acquire(
-    path: Path, digest: str, threads: int, slots: int, prefix_dir: Path, gpu_layers: int | None
+    path: Path, digest: str, threads: int, slots: int, prefix_dir: Path, gpu_layers: int | None, context: int
 ) -> EmbeddedEngine:
-    key = (digest, threads, slots, gpu_layers)
+    key = (digest, threads, slots, gpu_layers, context)
     with _lock:
         engine, users = _engines.get(key, (None, 0))
         if engine is None:
             engine = EmbeddedEngine(
-                path, digest=digest, threads=threads, slots=slots, prefix_dir=prefix_dir, gpu_layers=gpu_layers
+                path,
+                digest=digest,
+                threads=threads,
+                slots=slots,
+                prefix_dir=prefix_dir,
+                gpu_layers=gpu_layers,
+                context=context,
             )
         _engines[key] = (engine, users + 1)
         return engine

@@ -40,8 +40,8 @@ class Gate:
     def __init__(self, capacity: int, background: int, queue: int) -> None:
         if not 1 <= background <= capacity or queue < 0:
             raise ValueError(f"a gate cannot have capacity {capacity}, background {background} and queue {queue}")
-        self.capacity: Final = capacity
-        self.background: Final = background
+        self.capacity = capacity
+        self.background = background
         self.queue: Final = queue
         self._inside: dict[Priority, int] = {"interactive": 0, "job": 0}
         # Ordered by arrival; a dict, so that one who gives up leaves the middle of the line at once.
@@ -50,6 +50,17 @@ class Gate:
             "job": OrderedDict(),
         }
         self._held_s: float | None = None
+
+    def resize(self, capacity: int, background: int) -> None:
+        """Have another number of places from now on; nobody who has one loses it.
+
+        Raises:
+            ValueError: `background` is not from 1 to `capacity`.
+        """
+        if not 1 <= background <= capacity:
+            raise ValueError(f"a gate cannot have capacity {capacity} and background {background}")
+        self.capacity, self.background = capacity, background
+        self._admit()
 
     def depth(self) -> dict[Priority, int]:
         """How many wait, by class."""

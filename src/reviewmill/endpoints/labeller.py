@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from reviewmill.endpoints.capabilities import json_schema_format
+from reviewmill.endpoints.capabilities import Capabilities, json_schema_format
 from reviewmill.endpoints.connection import Connection
 from reviewmill.endpoints.gate import Gate, Priority
-from reviewmill.errors import AnswerCutError, AnswerError, ContextOverflowError
-from reviewmill.schema import KEY_BYTES, TEXT_PREFIX_BYTES, Answer
+from reviewmill.endpoints.limiter import Limiter, Place
+from reviewmill.errors import AnswerCutError, AnswerError, ContextOverflowError, EndpointError
+from reviewmill.schema import KEY_BYTES, TEXT_PREFIX_BYTES, Answer, AnsweredBy
 from reviewmill.scoring import score_labels
 from reviewmill.tasks import CompactWire, JsonWire, Parsed, Prompt, Task, Wire, drop_orders, render
 
 if TYPE_CHECKING:
-    from reviewmill.endpoints.client import Completion
+    from reviewmill.endpoints.client import Completion, EndpointClient
 
 ANSWER_VERSION: Final = 2
 """Raised when the stored `Answer` or its key changes its meaning, so that older cached ones are not used."""
@@ -30,6 +32,10 @@ LOW_MASS: Final = 0.5
 """Below this share of the distribution on the labels, the model hardly meant any of them."""
 
 _SHORTENINGS: Final = 6
+_LEAST_SHARE: Final = 0.1
+_MOST_SHARE: Final = 0.9
+_MARGIN: Final = 0.9
+"""The prompt takes its part of the limit, and is not shortened."""
 _GAP: Final = " … "
 
 WireName = Literal["auto", "compact", "json", "free"]
@@ -44,6 +50,8 @@ class Labeller:
         keywords: whether to ask for keywords.
         wire: answer format; `auto` takes the shortest that the server can enforce.
         gate: decides whose turn it is; None: whoever asks, asks at once.
+        capabilities: what may be asked of the connection; None: all that it can do.
+        names_itself: write into each answer who gave it.
     """
 
     def __init__(
@@ -54,10 +62,12 @@ class Labeller:
         keywords: bool,
         wire: WireName = "auto",
         gate: Gate | None = None,
+        capabilities: Capabilities | None = None,
+        names_itself: bool = False,
     ) -> None:
         self.connection = connection
         self._gate = gate
-        self.capabilities = connection.capabilities
+        self.capabilities = capabilities or connection.capabilities
         self.task = task
         self.keywords = keywords and task.keywords
         self.wire: Wire = self._choose_wire(wire)
@@ -78,6 +88,12 @@ class Labeller:
                 ]
             ).encode()
         ).digest()
+        about = connection.about
+        by = AnsweredBy(
+            model=about.model, fingerprint=about.fingerprint, endpoint=about.endpoint, prompt=self.prompt.id
+        )
+        self._by = by if names_itself else None
+        self.prompt_id, self.wire_name = self.prompt.id, self.wire.name
 
     def _choose_wire(self, wanted: WireName) -> Wire:
         able = self.capabilities
@@ -110,6 +126,26 @@ class Labeller:
         whole = hashlib.sha256(self._frame + _encoded(text)).digest()
         return self.text_prefix(text) + whole[: KEY_BYTES - TEXT_PREFIX_BYTES]
 
+    def cache_keys(self, text: str) -> tuple[bytes, ...]:
+        """The keys under which an answer to this text may lie in the cache, the best first."""
+        return (self.key(text),)
+
+    def cache_key(self, text: str, answer: Answer) -> bytes | None:
+        """The key under which this answer belongs into the cache; None: nobody would find it."""
+        return self.key(text)
+
+    def gave(self, answer: Answer) -> bool:
+        """Whether this is an answer of this model to this prompt."""
+        by = answer.by
+        return by is not None and (by.fingerprint, by.prompt) == (self.connection.about.fingerprint, self.prompt.id)
+
+    def answerer(self, answer: Answer) -> AnsweredBy:
+        """Who gave this answer. Its `fingerprint` names the model: what is calibrated, is calibrated for that."""
+        about = self.connection.about
+        return answer.by or AnsweredBy(
+            model=about.model, fingerprint=about.fingerprint, endpoint=about.endpoint, prompt=self.prompt.id
+        )
+
     @staticmethod
     def text_prefix(text: str) -> bytes:
         """The first 16 bytes of every key about this cleaned text: the beginning of its SHA-256 (as UTF-8)."""
@@ -124,20 +160,35 @@ class Labeller:
             EndpointError: no usable answer, retries included.
             BusyError: too many interactive comments wait already.
         """
-        async with self._place(priority):
-            return await self._label_fitting(text)
+        async with self._place(priority), self._limited() as place:
+            try:
+                answer = await self.label_here(text)
+            except EndpointError as error:
+                place.outcome = "overloaded" if error.is_overload else "failed"
+                raise
+            place.outcome = "answered"
+            return answer
+
+    def _limited(self) -> AbstractAsyncContextManager[Place]:
+        limiter: Limiter | None = getattr(self.connection, "limiter", None)
+        return limiter.place() if limiter is not None else nullcontext(Place())
 
     def _place(self, priority: Priority) -> AbstractAsyncContextManager[None]:
         return self._gate.place(priority) if self._gate is not None else nullcontext()
 
-    async def _label_fitting(self, text: str) -> Answer:
+    async def label_here(self, text: str) -> Answer:
+        """The same, at once: whoever calls this has a place.
+
+        Raises:
+            EndpointError: no usable answer, retries included.
+        """
         text, ordered = drop_orders(text, self.task)
         flags = ("order_dropped",) if ordered else ()
         for shortened in range(_SHORTENINGS + 1):
             try:
                 return await self._label(text, (*flags, "shortened") if shortened else flags)
-            except ContextOverflowError:
-                shorter = _halved(text)
+            except ContextOverflowError as error:
+                shorter = _shortened(text, _fitting_share(error.message))
                 if shortened == _SHORTENINGS or len(shorter) >= len(text):
                     raise
                 text = shorter
@@ -154,6 +205,21 @@ class Labeller:
         if label is None:
             raise self._unreadable(reply)
         return self._answer(reply, parsed, label, flags)
+
+    async def request(self, text: str) -> tuple[EndpointClient, bytes]:
+        """The first request about one cleaned comment, and the client that would send it; for measuring the engine.
+
+        Raises:
+            ReviewmillError: the endpoint cannot be opened.
+        """
+        client = await self.connection.open(self.prompt)
+        shown, _ = drop_orders(text, self.task)
+        return client, client.body(
+            self.prompt.messages(shown),
+            max_tokens=self._decisive_tokens,
+            top_logprobs=self.capabilities.top_logprobs,
+            constraint=self._constraint,
+        )
 
     async def _ask(self, text: str, max_tokens: int) -> Completion:
         client = await self.connection.open(self.prompt)
@@ -195,6 +261,7 @@ class Labeller:
             tokens_in=reply.tokens_in,
             tokens_out=reply.tokens_out,
             latency_ms=round(reply.latency_ms, 1),
+            by=self._by,
         )
 
     def _unreadable(self, reply: Completion) -> AnswerError:
@@ -216,8 +283,15 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _halved(text: str) -> str:
-    """Half of a text: its beginning (60%) and its end (40%), where most comments say what they mean."""
-    half = len(text) // 2
-    head = half * 6 // 10
-    return text[:head] + _GAP + text[len(text) - (half - head) :]
+def _fitting_share(said: str) -> float:
+    """The share of a text that should fit, from what the server says of its length and its limit; else half."""
+    tokens = [int(number) for number in re.findall(r"(\d+)(?: \w+)? tokens", said)]
+    limit, asked = (min(tokens), max(tokens)) if tokens else (0, 0)
+    return max(_LEAST_SHARE, min(_MOST_SHARE, _MARGIN * limit / asked)) if 0 < limit < asked else 0.5
+
+
+def _shortened(text: str, share: float) -> str:
+    """A share of a text: its beginning (60%) and its end (40%), where most comments say what they mean."""
+    kept = int(len(text) * share)
+    head = kept * 6 // 10
+    return text[:head] + _GAP + text[len(text) - (kept - head) :]

@@ -88,6 +88,7 @@ class _Walk:
 
     def __init__(self, labels: dict[str, bytes], terminators: tuple[bytes, ...]) -> None:
         self.labels = labels
+        self._firsts = frozenset(label[0] for label in labels.values())
         self.terminators = (*terminators, _END_TOKEN)
         self.alive = frozenset(labels)
         self.consumed = b""
@@ -143,7 +144,7 @@ class _Walk:
 
     def _compatible(self, token: bytes, lead: bytes) -> frozenset[str]:
         body = self._body(token, lead)
-        if body is None:
+        if body is None or (body and not self.consumed and body[0] not in self._firsts):  # most listed tokens
             return frozenset()
         so_far = self.consumed + body
         return frozenset(label for label in self.alive if self._can_become(so_far, self.labels[label], bool(body)))

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 from reviewmill.cache import AnswerCache, open_cache
-from reviewmill.endpoints import Connection, Gate, Labeller, connect
+from reviewmill.endpoints import Connection, Gate, PoolConnection, connect, labeller_on
+from reviewmill.endpoints.connection import EMBEDDED
 from reviewmill.errors import BusyError, CacheError, EndpointError, EndpointRefusedError, ReviewmillError, TaskError
-from reviewmill.pipeline import Pipeline, Prepared, error_info
-from reviewmill.schema import TEXT_PREFIX_BYTES, Analysis, Answer, Comment, ErrorInfo, Route
+from reviewmill.pipeline import Outcome, Pipeline, Prepared, error_info
+from reviewmill.schema import TEXT_PREFIX_BYTES, Analysis, Answer, Comment
+from reviewmill.scoring.shelf import AUTO, NONE, check_named
 from reviewmill.server.hot import HotAnswers
 from reviewmill.tasks import BUILTIN_TASKS, Task, load_task
 
@@ -44,6 +46,8 @@ _CHECK_PAUSE_S: Final = 2.0
 _CHECK_TIMEOUT_S: Final = 5.0
 _WATCH_S: Final = 15.0
 _HEAVY_CHARS: Final = 2_000
+_RESERVE: Final = 0.25
+"""Share of the model's places that no job gets."""
 _HEAVY_COMMENTS: Final = 8
 
 
@@ -114,8 +118,8 @@ class SteadyCache:
         self._failing = True
 
 
-Outcome = tuple[Answer, Route] | ErrorInfo
-"""What became of one text: an answer and where it came from, or why there is none."""
+def _is_pool(connection: Connection) -> bool:
+    return isinstance(connection, PoolConnection)
 
 
 class EngineRoom:
@@ -127,6 +131,7 @@ class EngineRoom:
 
     Raises:
         TaskError: a task file is not valid, or two tasks have one name.
+        SettingsError: the calibration that is named does not exist, or is for another task.
         CacheError: the cache cannot be opened.
     """
 
@@ -136,6 +141,7 @@ class EngineRoom:
         self._metrics = metrics
         self._default = load_task(settings.task)
         self._tasks = _load_tasks(self._default, settings.service.tasks_dir)
+        check_named(settings.calibration, self._default.asked_hash, settings.calibrations_dir)
         opened = open_cache(
             settings.cache, cache_dir=settings.cache_dir, ttl=settings.cache_ttl, on_warning=log.warning
         )
@@ -197,12 +203,23 @@ class EngineRoom:
         pipeline = self._pipelines.get(name)
         if pipeline is None:
             connection = await self._connect()
-            labeller = Labeller(connection, task=wanted, keywords=name[1], wire=self.settings.wire, gate=self.gate)
-            pipeline = self._pipelines.setdefault(name, Pipeline(self.settings, labeller, self.cache))
+            labeller = labeller_on(connection, task=wanted, keywords=name[1], wire=self.settings.wire, gate=self.gate)
+            made = Pipeline(self._settings_for(*name), labeller, self.cache)
+            pipeline = self._pipelines.setdefault(name, made)
+            if made is pipeline:
+                _tell_calibration(made)
         return pipeline
 
     def _wants_keywords(self, task: Task, keywords: bool | None) -> bool:
         return task.keywords and (self.settings.keywords if keywords is None else keywords)
+
+    def _settings_for(self, task: str, keywords: bool) -> Settings:
+        """A calibration that was named is for the default task as it is asked by default; others take what fits."""
+        if (task, keywords) == (self._default.name, self._wants_keywords(self._default, None)):
+            return self.settings
+        if self.settings.calibration in {AUTO, NONE}:
+            return self.settings
+        return self.settings.model_copy(update={"calibration": AUTO})
 
     async def _connect(self) -> Connection:
         """Connect once; who comes meanwhile waits for the same attempt, and a failure counts for a moment."""
@@ -222,20 +239,32 @@ class EngineRoom:
         error = attempt.exception()
         if error is None:
             self.connection, self._failure = attempt.result(), None
+            if isinstance(self.connection, PoolConnection):
+                self.connection.reserve = _RESERVE
             self.gate = self.gate or self._make_gate(self.connection)
+            self.connection.on_limit(self._resize_gate)
+            self._resize_gate()
         elif isinstance(error, ReviewmillError):
             self._failure = (time.monotonic(), error)
 
     def _make_gate(self, connection: Connection) -> Gate:
-        capacity = connection.concurrency
-        # A quarter of the places is never a job's, so that a single comment finds one at once.
-        background = max(1, capacity * 3 // 4)
-        if connection.about.endpoint == "embedded":
-            # The embedded engine is given more than it works on at once: beyond its slots they would only stand there.
-            background = max(1, min(background, self.settings.slots - 2))
         service = self.settings.service
         # Who may come in is decided by whole requests (`_admitted`), so that the gate itself turns nobody away.
-        return Gate(capacity, background, capacity + service.queue + service.max_comments)
+        queue = connection.concurrency + service.queue + service.max_comments
+        return Gate(connection.limit, self._background(connection), queue)
+
+    def _background(self, connection: Connection) -> int:
+        # A part of the places is never a job's, so that a single comment finds one at once.
+        background = max(1, int(connection.limit * (1 - _RESERVE)))
+        if connection.about.endpoint == EMBEDDED:
+            # The embedded engine is given more than it works on at once: beyond its slots they would only stand there.
+            background = max(1, min(background, self.settings.slots - 2))
+        return background
+
+    def _resize_gate(self) -> None:
+        """The model takes more at once than before, or less."""
+        if self.gate is not None and self.connection is not None:
+            self.gate.resize(self.connection.limit, self._background(self.connection))
 
     async def check(self) -> Health:
         """Whether the model would answer now; what was found counts for two seconds, and while a look takes long."""
@@ -264,10 +293,13 @@ class EngineRoom:
             await self._reconnect(labeller.connection)
             return Health(ready=False, detail="The endpoint serves another model than before.")
         about = labeller.connection.about
-        return Health(ready=True, detail=f"{about.model} on {about.endpoint}")
+        notes = labeller.connection.notes if _is_pool(labeller.connection) else ()
+        return Health(ready=True, detail=" ".join([f"{about.model} on {about.endpoint}", *notes]))
 
     async def _is_other(self, connection: Connection, client: EndpointClient) -> bool:
         """Whether the endpoint serves another model than when we connected."""
+        if _is_pool(connection):
+            return False  # it looks after its endpoints itself
         try:
             fingerprint = await client.identify()
         except EndpointRefusedError:
@@ -359,20 +391,23 @@ class EngineRoom:
     ) -> list[Analysis]:
         heavy = len(comments) > _HEAVY_COMMENTS or sum(len(comment.text) for comment in comments) > _HEAVY_CHARS
         read = await _maybe_in_thread(heavy, _read_all, pipeline, comments)
-        for each in read:
-            if on_read is not None and each.cleaned_sha256 is not None:
-                on_read(each.prepared.comment, each.text_sha256, each.cleaned_sha256)
-        texts = list(dict.fromkeys(each.prepared.text for each in read if each.prepared.text is not None))
+        if on_read is not None:
+            for each in read:
+                for digest in each.cleaned_sha256:
+                    on_read(each.prepared.comment, each.text_sha256, digest)
+        texts = list(dict.fromkeys(text for each in read for text in each.prepared.texts))
         outcomes = await self._answers(pipeline, texts)
         analyses = await _maybe_in_thread(heavy, _assemble, pipeline, read, outcomes)
         frame = (pipeline.labeller.task.name, pipeline.labeller.keywords)
         for each, analysis in zip(read, analyses, strict=True):
-            self.hot.keep((*frame, each.prepared.comment.text), analysis, each.text_sha256, each.cleaned_sha256)
+            if not each.prepared.parts:
+                cleaned = next(iter(each.cleaned_sha256), None)
+                self.hot.keep((*frame, each.prepared.comment.text), analysis, each.text_sha256, cleaned)
         return analyses
 
     async def _answers(self, pipeline: Pipeline, texts: Sequence[str]) -> dict[str, Outcome]:
         keys = {text: pipeline.labeller.key(text) for text in texts}
-        found = await pipeline.cached(list(keys.values())) if keys else {}
+        found = await pipeline.look_up({key: text for text, key in keys.items()})
         outcomes: dict[str, Outcome] = {text: (found[key], "cache") for text, key in keys.items() if key in found}
         self._metrics.cache.labels("cache").inc(len(outcomes))
         missing = [text for text in texts if text not in outcomes]
@@ -452,11 +487,11 @@ class EngineRoom:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A comment that was cleaned, its digest, and that of what the model is asked (None: nothing)."""
+    """A comment that was cleaned, its digest, and those of what the model is asked."""
 
     prepared: Prepared
     text_sha256: str
-    cleaned_sha256: str | None
+    cleaned_sha256: tuple[str, ...]
 
 
 def _read_all(pipeline: Pipeline, comments: Sequence[Comment]) -> list[_Read]:
@@ -464,26 +499,28 @@ def _read_all(pipeline: Pipeline, comments: Sequence[Comment]) -> list[_Read]:
 
 
 def _read(prepared: Prepared) -> _Read:
-    text = prepared.text
-    return _Read(prepared, text_sha256(prepared.comment.text), None if text is None else text_sha256(text))
+    return _Read(prepared, text_sha256(prepared.comment.text), tuple(text_sha256(text) for text in prepared.texts))
 
 
 def _assemble(pipeline: Pipeline, read: Sequence[_Read], outcomes: Mapping[str, Outcome]) -> list[Analysis]:
-    analyses = []
     told: set[str] = set()
-    for each in read:
-        text = each.prepared.text
-        if text is None:
-            analysis = pipeline.assembler.unanswered(each.prepared)
-        elif isinstance(outcome := outcomes[text], tuple):
-            answer, route = outcome
-            # The first comment with a text shows who answered; those like it were answered by that answer.
-            analysis = pipeline.assembler.answered(each.prepared, answer, "cache" if text in told else route)
-            told.add(text)
-        else:
-            analysis = pipeline.assembler.unanswered(each.prepared, outcome)
-        analyses.append(analysis)
-    return analyses
+
+    def find(text: str) -> Outcome:
+        outcome = outcomes[text]
+        if isinstance(outcome, tuple) and text in told:
+            outcome = outcome[0], "cache"  # the first comment with a text shows who answered
+        told.add(text)
+        return outcome
+
+    return [pipeline.assembler.assemble(each.prepared, find) for each in read]
+
+
+def _tell_calibration(pipeline: Pipeline) -> None:
+    task, calibration = pipeline.labeller.task.name, pipeline.assembler.calibration
+    said = calibration.describe() if calibration is not None else "none; confidence is the model's own"
+    log.info("Calibration of the task %s: %s", task, said)
+    for note in pipeline.calibration_notes:
+        log.warning("%s", note)
 
 
 def text_sha256(text: str) -> str:

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 GRACE_S: Final = 30
 """Seconds that requests have to be answered after the service was told to end."""
 _BACKLOG: Final = 2048
+_DOORS: Final = 32
+"""New connections that one turn of the event loop lets in.
+
+libuv accepts one a turn for each listening socket, and a turn under load takes as long as all requests in it: the last
+of 64 clients that came at once waited for half a second.
+"""
 _MOST_FILES: Final = 65_536
 
 
@@ -75,6 +81,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def doors(listener: socket.socket) -> list[socket.socket]:
+    """Copies of a listening socket, all with the same line of new connections; whoever serves closes them."""
+    return [listener.dup() for _ in range(_DOORS)]
+
+
 def make_server(settings: Settings, service: Service) -> Serving:
     """The server of a service; `await server.serve(sockets=[…])` serves."""
 
@@ -108,7 +119,7 @@ async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable
     try:
         host, port = listener.getsockname()[:2]
         on_ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=doors(listener))
     finally:
         await service.aclose()
     if signal.SIGINT in server.ended_by:

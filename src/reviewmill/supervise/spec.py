@@ -44,8 +44,8 @@ class Spec:
         name: what messages call it.
         argv: the program and its arguments; no secrets, because every user of the machine can read them.
         env: variables beside those of whoever starts it.
-        inherits: whether it gets those of whoever starts it at all.
         without: variables that it does not get.
+        inherits: whether it gets those of whoever starts it at all.
         secrets: strings that must not show in the log.
         cwd: working folder; None: the folder of the status.
         health_url: address that answers 200 while the program is well; None: it is well while it runs.
@@ -92,7 +92,7 @@ class Spec:
         """Read what `to_json` wrote."""
         raw = json.loads(text)
         owner = Identity(**raw["owner"]) if raw["owner"] else None
-        return cls(**raw | {key: tuple(raw[key]) for key in ("argv", "without", "secrets")} | {"owner": owner})
+        return cls(**raw | {"owner": owner} | {key: tuple(raw[key]) for key in ("argv", "without", "secrets")})
 
 
 @dataclass(slots=True)

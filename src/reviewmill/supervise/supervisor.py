@@ -121,8 +121,9 @@ class Supervisor:
         return process
 
     def _environment(self) -> dict[str, str]:
-        inherited = os.environ if self.spec.inherits else {}
-        return {name: value for name, value in inherited.items() if name not in self.spec.without} | self.spec.env
+        """What the program gets: ours, if it inherits, without what it must not have; and its own."""
+        ours = {key: value for key, value in os.environ.items() if key not in self.spec.without}
+        return (ours if self.spec.inherits else {}) | self.spec.env
 
     def _watch(self, process: subprocess.Popen[bytes]) -> str | None:
         """Take turns until the program ended (None) or must be ended (why)."""

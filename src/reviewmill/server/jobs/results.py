@@ -51,6 +51,7 @@ class Shape:
         columns: the input's columns, in order.
         text_column: the one with the comment.
         customer_column: the one that says whose comment it is, or None.
+        in_parts: whether long comments were judged part by part.
     """
 
     task: str
@@ -58,10 +59,11 @@ class Shape:
     columns: list[str]
     text_column: str
     customer_column: str | None
+    in_parts: bool = False
 
     def layout(self, *, flat: bool) -> Layout:
         """The columns of an output of this kind."""
-        return Layout(self.task, self.labels, self.columns, flat=flat)
+        return Layout(self.task, self.labels, self.columns, flat=flat, in_parts=self.in_parts)
 
     def write(self, path: Path) -> None:
         """Keep it.
@@ -244,6 +246,7 @@ class _Doomed:
     def __init__(self, shape: Shape, texts: frozenset[str], customers: frozenset[str]) -> None:
         self.layout = shape.layout(flat=False)
         self.removed = 0
+        self._in_parts = shape.in_parts
         self._task = shape.task
         self._texts = texts
         self._customers = customers
@@ -273,5 +276,7 @@ class _Doomed:
         emptied: dict[str, Any] = dict.fromkeys((self._text, self._task, "original_text", "confidence"))
         emptied |= {"keywords": [], "spans": [], "probabilities": {}, "flags": [], "language": None, "route": None}
         emptied |= {"needs_review": False, "error": None, "status": "deleted"}
+        if self._in_parts:
+            emptied["parts"] = []  # they hold the comment's words
         record.update(emptied)
         record["provenance"] = {**record["provenance"], "latency_ms": None}

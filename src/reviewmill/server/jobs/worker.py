@@ -337,7 +337,8 @@ class Worker:
         source = await in_thread(_source_of, job, files)
         task = pipeline.labeller.task
         customer = job.options.get("customer")
-        Shape(task.name, list(task.label_names), source.columns, source.text_column, customer).write(
+        in_parts = pipeline.settings.long == "split"
+        Shape(task.name, list(task.label_names), source.columns, source.text_column, customer, in_parts).write(
             files.shape(job.token)
         )
         claim.standing.rows_total = job.options.get("rows")
@@ -406,16 +407,17 @@ def _noter(store: Store, job: JobRecord, customer: str | None) -> Callable[[Sequ
         for row, ready in zip(rows, prepared, strict=True):
             if row.text:
                 whose = row.fields.get(customer) if customer is not None else None
-                noted.append(
+                noted += [
                     CommentRow(
                         owner=job.owner,
                         text_sha256=text_digest(row.text),
-                        cleaned_sha256=text_digest(ready.text or ""),
+                        cleaned_sha256=text_digest(text),
                         customer_id=None if whose is None else str(whose),
                         job_id=job.id,
                         created_at=job.created_at,
                     )
-                )
+                    for text in ready.texts or [""]
+                ]
         store.comments.note(noted)
 
     return note
@@ -425,9 +427,9 @@ def _cache_forgetter(pipeline: Pipeline) -> Callable[[str], None]:
     """Deletes the cached answers about a comment that was deleted while its job ran."""
 
     def forget(text: str) -> None:
-        cleaned = pipeline.prepare(Comment(text)).text
-        if cleaned is not None and pipeline.cache is not None:
-            pipeline.cache.delete_text(pipeline.labeller.text_prefix(cleaned))
+        if pipeline.cache is not None:
+            for cleaned in pipeline.prepare(Comment(text)).texts:
+                pipeline.cache.delete_text(pipeline.labeller.text_prefix(cleaned))
 
     return forget
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, Request, Response
 
+from reviewmill.endpoints.connection import EMBEDDED
 from reviewmill.errors import AnswerError, ChatError, EndpointError, ReviewmillError
 from reviewmill.server.access import LOCAL, Analyst, Caller, spend
 from reviewmill.server.face.chat import (
@@ -331,7 +332,7 @@ async def _passed_on(answer: Forwarded) -> AsyncIterator[bytes]:
 
 def _check_redaction(service: Service) -> None:
     """What is sent to the raw model is not masked, so it must not leave this machine where masking was asked for."""
-    remote = service.settings.endpoint is not None
+    remote = service.settings.endpoint not in {None, EMBEDDED} or bool(service.settings.endpoints)
     if service.settings.redact and remote:
         raise Problem(
             403,

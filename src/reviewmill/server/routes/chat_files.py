@@ -31,8 +31,9 @@ _CHINESE: Final = {
     422: f"这个文件不能作为评论读取。可以用的格式：{KNOWN}；第一行请写列名，评论那一列叫“评论”。",
     507: "服务的磁盘已满，文件没有收下。",
 }
+_EITHER: Final[dict[str, Any]] = {"text/plain": {"schema": {"type": "string"}}} | problem_responses()[422]["content"]
 _REFUSED: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"description": said, "content": {"text/plain": {"schema": {"type": "string"}}}}
+    status: {"description": said, "content": _EITHER}
     for status, said in ((413, "It is too large."), (422, "It cannot be read as comments."), (507, "The disk is full."))
 }
 

@@ -34,7 +34,10 @@ router = APIRouter(tags=["corrections"])
     summary="Correct a label",
     status_code=201,
     response_model=Correction,
-    responses={200: {"model": Correction, "description": "It replaced an earlier one."}, **problem_responses(415)},
+    responses={
+        200: {"model": Correction, "description": "It replaced an earlier one."},
+        **problem_responses(404, 409, 415),
+    },
     openapi_extra=body_of(CorrectionBody),
 )
 async def correct(request: Request, caller: Analyst) -> Response:

@@ -27,6 +27,7 @@ log = logging.getLogger("reviewmill.server")
 
 _KEYWORDS: Final = 6
 _MOST_UNCERTAIN: Final = 100
+_MOST_READ: Final = 100
 
 
 class Answers:
@@ -142,7 +143,8 @@ class Answers:
         whole = self._words.say["all_of_them"].format(all=total)
         head = self._words.say["of"].format(shown=found.found, all=total, what=what) if what else whole
         yield "\n\n".join(filter(None, [head, overview.themes(found.keywords, self._words)])) + "\n\n"
-        texts = writing.fitting(await readable(self._service, self._task, found.texts))
+        some = [found.texts[at] for at in writing.pick(len(found.texts), _MOST_READ)]
+        texts = writing.fitting(await readable(self._service, self._task, some))
         prompt = writing.summary_prompt(texts, what or self._words.comments, self._words)
         yield await self._written(self._words.say["summary_of"].format(used=len(texts)), prompt, texts)
 

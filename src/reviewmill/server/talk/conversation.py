@@ -1,6 +1,6 @@
 """One turn of a conversation: what a message wants, and the answer in pieces.
 
-What decides, in this order (documented in `docs/chat.md`):
+What decides, in this order (documented in `docs/conversations.md`):
 
 1. A file that is new in this chat is analysed: one job for each chat, file and task. The text beside it is a question
    about it, or an instruction; it is never analysed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -23,8 +24,12 @@ _MOST_BYTES: Final = 1_000_000
 async def readable(service: Service, task: Task, texts: Sequence[str]) -> list[str]:
     """Comments as a model may read them: cleaned, masked where that is asked for, without orders to the reader."""
     pipeline = await service.room.pipeline(task.name)
-    prepared = (pipeline.prepare(Comment(text)).text for text in texts)
-    return [drop_orders(text, task)[0] for text in prepared if text]
+
+    def read() -> list[str]:
+        prepared = (pipeline.prepare(Comment(text)).text for text in texts)
+        return [drop_orders(text, task)[0] for text in prepared if text]
+
+    return await asyncio.to_thread(read)
 
 
 async def write(service: Service, caller: Caller, task: Task, messages: list[dict[str, str]]) -> str:

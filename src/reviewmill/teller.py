@@ -1,0 +1,122 @@
+"""A saved student that answers by itself: no model, no endpoint, no cache, and no certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from reviewmill.cascade.explain import keywords
+from reviewmill.cascade.saved import load_student
+from reviewmill.pipeline import Prepared, prepare
+from reviewmill.schema import Analysis, Comment, Provenance
+from reviewmill.settings import Settings, load_settings
+from reviewmill.text import detect_language, locate
+
+UNCERTIFIED: Final = "uncertified"
+"""The flag of every analysis that a student gave outside of the run that certified it."""
+
+
+class StudentAnalyzer:
+    """Answers with a saved student: some ten thousand comments a second, on any machine.
+
+    What it was certified for was another file: how often it agrees with its model here, nobody has tested, and every
+    analysis is flagged `uncertified`. `reviewmill analyze FILE --agreement 0.95 --student …` tests it.
+
+    Args:
+        path: the student's file (`reviewmill distill`).
+        settings: limits and thresholds.
+
+    Raises:
+        StudentError: it is no student.
+    """
+
+    def __init__(self, path: str | Path, settings: Settings | None = None) -> None:
+        self.settings = settings or load_settings()
+        saved = load_student(Path(path))
+        self.about = saved.about
+        self._student = saved.student
+        self._task = str(saved.about["task"]["name"])
+        self._model = f"student of {saved.about['model']['name']}"
+        self._most = int(saved.about.get("max_keywords", 0))
+
+    def analyze(self, text: str | Comment) -> Analysis:
+        """Analyse one comment."""
+        return self.analyze_batch([text])[0]
+
+    def analyze_batch(self, texts: Iterable[str | Comment]) -> list[Analysis]:
+        """Analyse many comments; the result has their order and length."""
+        limits = self.settings
+        ready = [
+            prepare(
+                text if isinstance(text, Comment) else Comment(text),
+                max_chars=limits.max_comment_chars,
+                max_raw_chars=limits.max_raw_chars,
+                redacted=limits.redact,
+            )
+            for text in texts
+        ]
+        judged = [each.text for each in ready if each.text is not None]
+        logits = self._student.logits(judged)
+        probabilities, columns = self._student.probabilities(logits), self._student.choices(logits)
+        words = iter(keywords(self._student, judged, columns, self._most))
+        said = iter(zip(probabilities, columns, strict=True))
+        return [
+            self._frame(each) if each.text is None else self._analysis(each, *next(said), next(words)) for each in ready
+        ]
+
+    def _analysis(
+        self, ready: Prepared, probabilities: np.ndarray, column: np.intp, words: tuple[str, ...]
+    ) -> Analysis:
+        analysis = self._frame(ready)
+        cleaned = ready.cleaned
+        if cleaned is None:
+            raise ValueError("a comment that was refused cannot have an answer")
+        labels = self._student.labels
+        shares = {name: round(float(p), 6) for name, p in zip(labels, probabilities, strict=True)}
+        spans = locate(words, cleaned)
+        confidence = round(float(probabilities[column]), 4)
+        analysis.update(
+            {
+                self._task: labels[column],
+                "confidence": confidence,
+                "probabilities": shares,
+                "keywords": [span["text"] for span in spans],
+                "spans": spans,
+                "flags": [*cleaned.flags, UNCERTIFIED],
+                "needs_review": confidence < self.settings.review_below,
+            }
+        )
+        return analysis
+
+    def _frame(self, ready: Prepared) -> Analysis:
+        answered = ready.text is not None
+        status = "error" if ready.error else "ok" if answered else "insufficient"
+        flags = [*(ready.cleaned.flags if ready.cleaned else ()), *([ready.insufficient] if ready.insufficient else [])]
+        return Analysis(
+            {
+                self._task: None,
+                "confidence": None,
+                "keywords": [],
+                "original_text": ready.comment.text,
+                "id": ready.comment.id,
+                "status": status,
+                "probabilities": {},
+                "spans": [],
+                "language": detect_language(ready.cleaned.text) if ready.cleaned is not None else None,
+                "flags": flags,
+                "route": "student" if answered else None if ready.error else "rule",
+                "needs_review": bool(ready.error),
+                "error": ready.error,
+                "provenance": Provenance(
+                    model=self._model if answered else None,
+                    task=self._task,
+                    prompt=self.about.get("prompt") if answered else None,
+                    endpoint=None,
+                    calibration=None,
+                    latency_ms=None,
+                ),
+            }
+        )
