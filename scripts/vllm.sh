@@ -9,6 +9,6 @@ if ! "$reviewmill" engine install --kind cpu --quiet; then
     echo "==> vLLM cannot be installed here: the tests that need it will be skipped"
     exit 0
 fi
-"$("$reviewmill" engine path --kind cpu)" -m pip install -q gguf==0.19.0 || {
-    echo "==> gguf cannot be installed here: the tests that need it will be skipped"
+"$("$reviewmill" engine path --kind cpu)" -m pip install -q gguf==0.19.0 accelerate || {
+    echo "==> gguf and accelerate cannot be installed here: the tests that need it will be skipped"
 }
