@@ -131,7 +131,13 @@ def test_labels_of_ones_own_are_words_too() -> None:
         ("帮我把差评按日期排序", True),
         ("which comments mention the price most often", True),
         ("> which comments mention the price", False),
+        ("所有差评有什么共同点？", True),
         ("这个评论系统真难用", False),
+        ("数据线质量差，帮我退货", False),
+        ("汤全洒了，骑手还催我给好评，问我有没有时间", False),
+        ("看了所有评论才买的，没有失望", False),
+        ("求好评的卡片，请你们别再塞了", False),
+        ("which phone did they send me?", False),
         ("the reviews were right, great phone", False),
     ],
 )

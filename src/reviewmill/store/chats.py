@@ -116,8 +116,12 @@ class Chats:
                 connection.execute(_FILES.delete().where(_FILES.c.id == before["id"]))
             row = {"owner": owner, "account": account, "file_id": file_id, "created_at": now, "used_at": now, **facts}
             more = {"identity_sha256": identity, "file_sha256": digest("file id", file_id)}
-            connection.execute(_FILES.insert().values(row | more))
-        return ChatFile(**row), [before["id"]] if before is not None else []
+            insert = self._database.insert(_FILES).values(row | more)
+            connection.execute(insert.on_conflict_do_nothing(index_elements=["identity_sha256"]))
+            same = sa.select(*_FILE_COLUMNS).where(_FILES.c.identity_sha256 == identity)
+            kept = ChatFile(**connection.execute(same).mappings().one())
+        gone = [before["id"]] if before is not None else []
+        return kept, gone if kept.id == facts["id"] else [*gone, facts["id"]]  # somebody was quicker
 
     def file(self, owner: str, account: str, file_id: str) -> ChatFile | None:
         """The file that an owner's account attached under this id.

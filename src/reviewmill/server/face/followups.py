@@ -263,20 +263,31 @@ def _number(word: str) -> int:
 
 # --- questions that are not understood --------------------------------------------------------------------------------
 
-_SET_WORDS: Final = re.compile(
-    r"评论|评价|差评|好评|负面|正面|文件|表格|数据|第\s*\d+\s*[条行]|"
-    r"\b(?:comments|reviews|rows?|table|file|dataset|negatives?|positives?)\b"
-)
+_COMMENTS: Final = r"(?:评论|评价|差评|好评|负面|正面)"
 _ASKING: Final = re.compile(
-    r"多少|哪些|哪条|哪几|几条|有没有|列出|显示|筛选|统计|总结|概括|对比|比较|排序|翻译|导出|告诉我|帮我|请把|请你|"
-    r"^(?:what|which|how|who|can you|could you|show|list|give me|tell me|find|please|compare|sort|group|count|"
+    # "评论里有哪些…", "差评中谁…"
+    r"(?:评论|评价|差评|好评|文件|表格|数据)(?:里|中|当中|里面|内)[^，。！,!]{0,10}(?:哪些|多少|有没有|几[条个]|谁|什么)"
+    # "把差评按日期排序"
+    r"|(?:把|将)[^，。！,!]{0,6}(?:评论|评价|差评|好评|表格|文件)[^，。！,!]{0,10}"
+    r"(?:排序|翻译|导出|列出|筛选|分组|归类)"
+    # "which comments mention…"
+    r"|^(?:what|which|how|who|can you|could you|show|list|give me|tell me|find|please|compare|sort|group|count|"
     r"translate|are there|is there|do any|does any)\b"
+    r".*\b(?:comments|reviews|rows?|negatives?|positives?|table|file|dataset)\b"
 )
+_ALL_OF_THEM: Final = re.compile(
+    r"(?:这些|这批|上面|以上|所有|全部|哪些|哪条|多少|几条|列出|显示|筛选|统计|总结|概括|对比|比较|翻译|排序|按)"
+    rf"[^，。！,!]{{0,8}}{_COMMENTS}"
+)
+_IS_QUESTION: Final = re.compile(
+    r"^(?:请|帮我|列出|显示|筛选|统计|总结|概括|对比|比较|翻译|给我|告诉我|哪些|有多少|有没有|按).*|.*(?:[?？]|吗|呢)$"
+)
+_QUOTED: Final = (">", '"', "“", "「", "『", "`")
 
 
 def asks_about_set(text: str) -> bool:
     """Whether a message that is no follow-up speaks of the comments as comments, and so is none itself."""
     plain = unicodedata.normalize("NFKC", text).casefold().strip()
-    if "\n" in plain or len(plain) > MOST_CHARS or plain.startswith((">", '"', "“", "「", "『", "`")):
+    if "\n" in plain or len(plain) > MOST_CHARS or plain.startswith(_QUOTED):
         return False
-    return bool(_SET_WORDS.search(plain) and _ASKING.search(plain))
+    return bool(_ASKING.search(plain) or (_ALL_OF_THEM.search(plain) and _IS_QUESTION.fullmatch(plain)))

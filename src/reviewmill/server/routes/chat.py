@@ -36,9 +36,10 @@ from reviewmill.server.face.sources import read_sources
 from reviewmill.server.problems import Problem
 from reviewmill.server.routes.models import PREFIX
 from reviewmill.server.state import Service, service_of
-from reviewmill.server.talk.conversation import Conversation, analysed
+from reviewmill.server.talk.conversation import Conversation
 from reviewmill.server.talk.failures import said_to
-from reviewmill.server.talk.speaker import speaker_of
+from reviewmill.server.talk.speaker import Speaker, speaker_of
+from reviewmill.server.talk.typed import Typed
 
 if TYPE_CHECKING:
     from reviewmill.endpoints.client import Forwarded
@@ -216,7 +217,7 @@ async def _answered(service: Service, caller: Caller, request: Request, wanted: 
         talk = Conversation(service, caller, speaker, task, base, live=wanted.stream)
         pieces = talk.answer(read_sources(text), earlier_user_texts(wanted.body["messages"]))
     else:
-        pieces = _as_json(service, caller, task, form, read_sources(text).text)
+        pieces = _as_json(service, caller, speaker, task, form, read_sources(text).text)
     flow = Flow(pieces)
     try:
         if not wanted.stream:
@@ -237,10 +238,12 @@ async def _at_once(text: str) -> AsyncIterator[str]:
     yield text
 
 
-async def _as_json(service: Service, caller: Caller, task: Task, form: Form, text: str) -> AsyncIterator[str]:
+async def _as_json(
+    service: Service, caller: Caller, speaker: Speaker, task: Task, form: Form, text: str
+) -> AsyncIterator[str]:
     comments = comments_in(text, service.settings.service.max_comments)
     check_form(len(comments), form)
-    yield answer_text(await analysed(service, caller, task, comments), task, form)
+    yield answer_text(await Typed(service, caller, speaker, task).analysed(comments), task, form)
 
 
 def _base_url(service: Service, request: Request) -> str:

@@ -82,9 +82,9 @@ class Answers:
         examples = overview.examples([], self._labels, self._words)
         return self._words.say["help"].format(examples=examples, row=1) + "\n"
 
-    def not_understood(self) -> str:
-        """That a message is not understood, and what can be asked."""
-        return f"{self._words.say['not_understood'].format(all=self._material.counts['rows'])} {self.help()}"
+    def not_understood(self, rows: int) -> str:
+        """That a message is not understood as a question about so many rows, and what can be asked."""
+        return f"{self._words.say['not_understood'].format(all=rows)} {self.help()}"
 
     # -- kinds --------------------------------------------------------------------------------------------------
 
@@ -111,10 +111,9 @@ class Answers:
         yield overview.one_row(number, analysis, wanted.labels, self._words)
         if analysis["status"] != "ok":
             return
-        label = next(label for label in self._task.labels if label.name == analysis.label)
         text = await readable(self._service, self._task, [analysis["original_text"]])
-        named = label_of(label.name, self._words)
-        prompt = writing.reason_prompt(" ".join(text), named, label.definition, analysis["keywords"], self._words)
+        named, meant = self._plain(analysis.label or ""), self._definition(analysis.label)
+        prompt = writing.reason_prompt(" ".join(text), named, meant, analysis["keywords"], self._words)
         yield "\n" + await self._written(self._words.say["why_model"], prompt, [*text, *analysis["keywords"]])
 
     async def _row(self, wanted: FollowUp) -> AsyncIterator[str]:
@@ -145,7 +144,8 @@ class Answers:
         yield "\n\n".join(filter(None, [head, overview.themes(found.keywords, self._words)])) + "\n\n"
         some = [found.texts[at] for at in writing.pick(len(found.texts), _MOST_READ)]
         texts = writing.fitting(await readable(self._service, self._task, some))
-        prompt = writing.summary_prompt(texts, what or self._words.comments, self._words)
+        kind = self._words.comma.join(map(self._plain, wanted.labels)) or self._words.say["any_kind"]
+        prompt = writing.summary_prompt(texts, kind, self._words)
         yield await self._written(self._words.say["summary_of"].format(used=len(texts)), prompt, texts)
 
     async def _uncertain(self, wanted: FollowUp) -> AsyncIterator[str]:
@@ -181,6 +181,14 @@ class Answers:
         parts = [head, told.text] if told.text else [self._words.say["nothing_said"]]
         parts += [self._words.say["numbers_dropped"]] if told.dropped else []
         return "\n\n".join(parts) + "\n"
+
+    def _plain(self, label: str) -> str:
+        """A label's name as a model reads it, not as Markdown shows it."""
+        return self._words.labels.get(label, label)
+
+    def _definition(self, label: str | None) -> str:
+        """What a label means; a task may have lost it since."""
+        return next((each.definition for each in self._task.labels if each.name == label), "")
 
     def _no_label(self) -> str:
         named = self._words.comma.join(label_of(name, self._words) for name in self._labels)

@@ -16,26 +16,25 @@ comments of the messages before, which are sent along each time.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from reviewmill.schema import Analysis, Comment
-from reviewmill.server.engine import text_sha256
-from reviewmill.server.face.chat import Form, answer_text
-from reviewmill.server.face.faults import failed
+from reviewmill.schema import Analysis
+from reviewmill.server.face.chat import answer_text
 from reviewmill.server.face.followups import FollowUp, asks_about_set, follow_up
-from reviewmill.server.face.messages import background_answer, comments_in
+from reviewmill.server.face.messages import comments_in
 from reviewmill.server.face.overview import file_line
 from reviewmill.server.face.render import MAX_ROWS, inline
-from reviewmill.server.face.sources import Sources, read_sources
+from reviewmill.server.face.sources import Sources
 from reviewmill.server.face.words import CHINESE, ENGLISH, words_of
 from reviewmill.server.jobs.enqueue import Good, enqueue
 from reviewmill.server.jobs.results import ResultGoneError
 from reviewmill.server.talk.answers import Answers
 from reviewmill.server.talk.following import Following
+from reviewmill.server.talk.links import Thing
 from reviewmill.server.talk.material import JobMaterial, Material, TypedMaterial
-from reviewmill.store import ChatFile, ChatKey, ChatSet, digest, new_id
+from reviewmill.server.talk.typed import Typed
+from reviewmill.store import ChatFile, ChatSet, digest, new_id
 
 if TYPE_CHECKING:
     from reviewmill.server.access import Caller
@@ -44,8 +43,7 @@ if TYPE_CHECKING:
     from reviewmill.store import JobRecord
     from reviewmill.tasks import Task
 
-log = logging.getLogger("reviewmill.server")
-
+_LEAST_STEM: Final = 3
 _BROKEN: Final = frozenset({"failed", "cancelled"})
 
 
@@ -71,12 +69,9 @@ class Conversation:
         self._base_url = base_url
         self._live = live
         self._store = service.store
+        self._typed = Typed(service, caller, speaker, task)
         self._words = ENGLISH
         self._wordless = False
-
-    def wants(self, message: Sources, earlier: Sequence[str], form: Form) -> bool:
-        """Whether a message may want more than its own comments analysed; if not, the short way will do."""
-        return form == "markdown" and bool(message.files or message.others or self._speaker.chat or earlier)
 
     async def answer(self, message: Sources, earlier: Sequence[str]) -> AsyncIterator[str]:
         """Answer a message.
@@ -186,7 +181,7 @@ class Conversation:
 
     def _meant(self, sets: Sequence[ChatSet], text: str) -> ChatSet | None:
         """Which of the files that came with a message it is about; None: whatever the chat was about last."""
-        named = [each for each in sets if each.name and each.name.rpartition(".")[0].casefold() in text.casefold()]
+        named = [each for each in sets if each.name is not None and _names(text, each.name)]
         if named:
             return named[-1]
         return None if self._speaker.chat else sets[-1]
@@ -212,7 +207,7 @@ class Conversation:
             answer = self._comments_or_help(text, current) if asked is None else self._about_set(current, asked)
         elif self._speaker.chat and not text.strip():
             answer = _said(self._words.say["write_something"])
-        elif (asked or asks_about_set(text)) and (before := self._comments_before(earlier)):
+        elif (asked or asks_about_set(text)) and (before := self._typed.before(earlier)):
             answer = self._about_earlier(before, asked)
         else:
             answer = self._comments(text)
@@ -256,7 +251,7 @@ class Conversation:
             if asked is None and summary:
                 yield await answers.summary()
             elif asked is None:
-                yield answers.not_understood()
+                yield answers.not_understood(chat_set.rows)
             else:
                 async for piece in answers.about(asked):
                     yield piece
@@ -302,65 +297,38 @@ class Conversation:
 
     async def _comments(self, text: str) -> AsyncIterator[str]:
         """Analyse the comments of a message, and keep them for questions if the chat has a name."""
-        comments = comments_in(text, self._service.settings.service.max_comments)
-        analyses = await analysed(self._service, self._caller, self._task, comments)
+        analyses = await self._typed.analysed(comments_in(text, self._service.settings.service.max_comments))
         link = None
         if self._speaker.chat or len(analyses) > MAX_ROWS:
-            chat_set = await asyncio.to_thread(self._keep_typed, self._speaker.key, analyses)
+            chat_set = await self._typed.keep(analyses)
             if len(analyses) > MAX_ROWS:
                 token = self._service.talk.links.token
                 signed = await asyncio.to_thread(token, "set", chat_set.id, self._caller.key_id)
                 link = f"{self._base_url}/v1/downloads?token={signed}&format=csv"
         yield answer_text(analyses, self._task, "markdown", link=link)
 
-    def _keep_typed(self, chat: ChatKey, analyses: Sequence[Analysis]) -> ChatSet:
-        return self._store.chats.keep_typed(
-            chat,
-            task=self._task.name,
-            labels=self._task.label_names,
-            message=self._speaker.message,
-            rows=[(text_sha256(analysis["original_text"]), analysis) for analysis in analyses],
-        )
-
-    def _comments_before(self, earlier: Sequence[str]) -> list[str]:
-        """The comments of the last message that had any, in a conversation without a name."""
-        for text in reversed(earlier):
-            own = read_sources(text).text
-            asked = follow_up(own, self._task.label_names) or asks_about_set(own)
-            if own.strip() and not asked and background_answer(own) is None:
-                return comments_in(own, self._service.settings.service.max_comments)
-        return []
-
     async def _about_earlier(self, comments: Sequence[str], asked: FollowUp | None) -> AsyncIterator[str]:
-        analyses = await analysed(self._service, self._caller, self._task, comments)
-        answers = self._answers(TypedMaterial(list(enumerate(analyses, 1)), self._task.name, None))
+        """Answer about the comments of an earlier message, in a conversation without a name."""
         if asked is None:
-            yield answers.not_understood()
+            yield self._answers(TypedMaterial([], self._task.name, None)).not_understood(len(comments))
             return
-        if asked.kind == "export":  # only now is there something to keep
-            chat_set = await asyncio.to_thread(self._keep_typed, self._speaker.key, analyses)
-            rows = list(enumerate(analyses, 1))
-            answers = self._answers(TypedMaterial(rows, self._task.name, ("set", chat_set.id)))
+        analyses = await self._typed.analysed(comments)
+        # Only a link needs something that is kept.
+        kept = await self._typed.keep(analyses) if asked.kind == "export" else None
+        thing: tuple[Thing, str] | None = None if kept is None else ("set", kept.id)
+        answers = self._answers(TypedMaterial(list(enumerate(analyses, 1)), self._task.name, thing))
         async for piece in answers.about(asked):
             yield piece
 
 
-async def analysed(service: Service, caller: Caller, task: Task, comments: Sequence[str]) -> list[Analysis]:
-    """Analyses of comments; the only comment of a message must not fail.
-
-    Raises:
-        Problem, ReviewmillError: it did, or nothing could be done.
-    """
-    if service.settings.service.log_texts:
-        log.info("Comments to analyse.", extra={"comments": list(comments)})
-    analyses = await service.analyse(caller, [Comment(comment) for comment in comments], task.name)
-    if len(analyses) == 1 and analyses[0]["error"] is not None:
-        raise failed(analyses[0]["error"])
-    return analyses
-
-
 async def _said(text: str) -> AsyncIterator[str]:
     yield text + "\n"
+
+
+def _names(text: str, filename: str) -> bool:
+    """Whether a message names a file, with or without its extension."""
+    stem, said = filename.rpartition(".")[0].casefold(), text.casefold()
+    return filename.casefold() in said or (len(stem) >= _LEAST_STEM and stem in said)
 
 
 def _without(text: str, *names: str) -> str:
