@@ -156,6 +156,17 @@ def test_the_interval_of_a_calibration_error_holds_it() -> None:
     assert held >= 52
 
 
+def test_what_is_calibrated_is_rarely_said_to_be_off() -> None:
+    generator = np.random.default_rng(14)
+    blamed = 0
+    for _ in range(60):
+        confidence = 1 - 0.6 * generator.beta(1, 5, 300)
+        right = generator.random(300) < confidence
+        found = reliability(Judgements(("a", "b"), np.zeros(300, dtype=int), (~right).astype(int), None, confidence))
+        blamed += found.ece.low > 0
+    assert stats.binomtest(blamed, 60, 0.08, alternative="greater").pvalue > 0.001
+
+
 def test_calibration_error_by_hand() -> None:
     confidence = np.repeat([0.6, 0.9], 100)
     right = np.concatenate([np.arange(100) < 50, np.arange(100) < 90])

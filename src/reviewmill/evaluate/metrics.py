@@ -50,6 +50,7 @@ _CURVE_POINTS: Final = 200
 _LEAST_PROBABILITY: Final = 5e-7
 """Probabilities are given with six digits; 0 means at most this."""
 _CELLS: Final = 4_000_000
+_CHANCE_DRAWS: Final = 400
 
 
 @dataclass(frozen=True)
@@ -230,8 +231,10 @@ def _bins_of(confidence: Floats, bins: int = BINS) -> Ints:
 def reliability(judged: Judgements, *, seed: int = 0) -> Reliability:
     """Calibration error, Brier score, log-loss, and the reliability diagram.
 
-    A calibration error is a mean of absolute values, so chance alone makes it larger than it is, and a resample adds
-    chance once more. Its interval is therefore the basic bootstrap's, which takes that excess off again.
+    A calibration error is a mean of absolute values: chance alone makes it larger than it is, and a resample adds
+    chance once more. So the lower end of its interval is the basic bootstrap's, which takes that excess off, and 0
+    where exactly calibrated answers would show as much in one of twenty draws (consistency resampling, Bröcker & Smith
+    2007, Weather and Forecasting 22); the upper end is the percentile, which errs to the safe side.
 
     Args:
         judged: rows with confidences.
@@ -245,16 +248,30 @@ def reliability(judged: Judgements, *, seed: int = 0) -> Reliability:
     losses = _losses(judged)
     gaps = np.eye(placed.max() + 1)[placed] * (confidence - right)[:, None]
     drawn_gaps, drawn_losses = _resampled_means(gaps, losses, seed)
-    low, high = np.quantile(np.abs(drawn_gaps).sum(axis=1), [0.025, 0.975])
+    high = float(np.quantile(np.abs(drawn_gaps).sum(axis=1), 0.975))
+    chance = _error_by_chance(confidence, placed, seed)
     return Reliability(
         rows=int(confidence.size),
-        ece=Estimate(value=ece, low=max(0.0, 2 * ece - float(high)), high=max(ece, 2 * ece - float(low))),
+        ece=Estimate(value=ece, low=0.0 if ece <= chance else max(0.0, 2 * ece - high), high=max(ece, high)),
         brier=_estimate(_brier(judged), drawn_losses[:, 0]) if losses.size else None,
         nll=_estimate(_nll(judged), drawn_losses[:, 1]) if losses.size else None,
         auroc=float(sk.roc_auc_score(right, confidence)) if 0 < right.sum() < right.size else None,
         confidence=float(confidence.mean()),
         bins=[_bin(confidence[placed == j], right[placed == j]) for j in range(placed.max() + 1)],
     )
+
+
+def _error_by_chance(confidence: Floats, placed: Ints, seed: int) -> float:
+    """The calibration error that exactly calibrated answers stay below in 19 of 20 draws."""
+    generator = np.random.default_rng(seed)
+    members = np.eye(placed.max() + 1)[placed]
+    errors = []
+    block = max(1, _CELLS // confidence.size)
+    for start in range(0, _CHANCE_DRAWS, block):
+        size = min(block, _CHANCE_DRAWS - start)
+        right = generator.random((size, confidence.size)) < confidence
+        errors.append(np.abs((confidence - right) @ members).sum(axis=1) / confidence.size)
+    return float(np.quantile(np.concatenate(errors), 0.95))
 
 
 def _bin(confidence: Floats, right: Bools) -> Bin:
