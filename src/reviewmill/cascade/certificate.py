@@ -165,9 +165,7 @@ class Certificate:
         """For the manifest."""
         return {
             **asdict(self),
-            "rounds": [
-                {**asdict(round_), "parts": [asdict(part) for part in round_.parts]} for round_ in self.rounds
-            ],
+            "rounds": [{**asdict(round_), "parts": [asdict(part) for part in round_.parts]} for round_ in self.rounds],
             "spared": self.spared,
             "certified_agreement": round(self.certified, 6),
             "smallest_population": self.smallest,
