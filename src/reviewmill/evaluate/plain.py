@@ -115,7 +115,8 @@ def plain_pipeline(settings: Settings, connection: Connection, task: Task, cache
         cache: where answers are kept, or None.
     """
     labeller = PlainLabeller(connection, task=task)
-    pipeline = Pipeline(settings, labeller, cache)
+    # A calibration was fitted to other answers, and what is shown here is what the model wrote.
+    pipeline = Pipeline(settings.model_copy(update={"calibration": "none"}), labeller, cache)
     pipeline.assembler = PlainAssembler(task, labeller.answerer, settings.review_below)
     return pipeline
 
