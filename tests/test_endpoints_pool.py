@@ -233,6 +233,15 @@ def test_a_text_that_no_endpoint_can_answer_is_its_own_fault(servers, tmp_path, 
     assert max(asked(*stubs).values()) <= 4
 
 
+def test_at_the_end_the_slow_one_gets_what_the_fast_one_failed_at(servers, tmp_path, folders) -> None:
+    # It waited for ever: the slow one would only have delayed the end, and the fast one had failed.
+    fast = servers.enter_context(StubEndpoint(latency=0.01, fail_texts={"毒": 500}))
+    slow = servers.enter_context(StubEndpoint(latency=0.5))
+    texts = [f"第{each}条 好" for each in range(60)] + ["毒"]
+    run([fast.url, slow.url], texts, tmp_path, folders, attempts=3)
+    assert [row["status"] for row in read(tmp_path / "out.jsonl")] == ["ok"] * 61
+
+
 def test_a_straggler_is_asked_of_another_once_and_counted_once(servers, tmp_path, folders) -> None:
     fast = servers.enter_context(RateEndpoint(slots=2, seconds=0.05))
     late = servers.enter_context(StubEndpoint(latency=0.05))

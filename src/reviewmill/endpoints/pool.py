@@ -228,14 +228,15 @@ class PoolConnection:
         """The fastest endpoint that has a place; one that failed at this question only if there is no other."""
         up = [member for member in self.members if member.state == "up"]
         untried = [member for member in up if member not in asked.failed_at]
-        free = [member for member in untried or up if member.takes(asked.priority, self.reserve)]
-        if asked.priority == "job":
-            free = [member for member in free if not self._would_delay(member, up)]
+        able = untried or up
+        free = [member for member in able if member.takes(asked.priority, self.reserve)]
+        if asked.priority == "job":  # a faster one that has failed at this question is not to be waited for
+            free = [member for member in free if not self._would_delay(member, able)]
         return min(free, key=lambda member: member.latency, default=None)
 
-    def _would_delay(self, member: Member, up: list[Member]) -> bool:
+    def _would_delay(self, member: Member, able: list[Member]) -> bool:
         """Whether the others will have answered all that is left before this one has answered one question."""
-        others = [other for other in up if other is not member and other.latency < member.latency]
+        others = [other for other in able if other is not member and other.latency < member.latency]
         if self._expected is None or not others:
             return False
         left = self._expected + len(self._lines["job"])
