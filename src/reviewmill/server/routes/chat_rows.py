@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from reviewmill.server.access import Analyst
-from reviewmill.server.problems import invalid
+from reviewmill.server.problems import Problem
 from reviewmill.server.schemas import ChatName, Name, json_response, problem_responses
 from reviewmill.server.state import service_of
 from reviewmill.server.talk.pointing import pointed_at
@@ -54,7 +54,7 @@ async def rows(
     speaker = speaker_of(request.headers, caller)
     named = chat or speaker.chat
     if named is None:
-        raise invalid("chat", "it is needed, or the header X-Chat.")
+        raise Problem(404, "not-found", "Not found", "No chat is named.", "Name it in `chat`, or in the header X-Chat.")
     service = service_of(request)
     key = speaker.chat_key(named)
     found = await asyncio.to_thread(pointed_at, service, key, message or speaker.message, row, task)
