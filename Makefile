@@ -33,7 +33,6 @@ test: test-setup  ## set up, and run all tests, the slow ones and those with the
 test-fast: $(VENV)/.developing  ## run the tests that are neither slow nor need the embedded model
 	@$(BIN)/python -m pytest -m "not slow and not model"
 
-
 test-vllm: $(VENV)/.developing model vllm  ## serve the embedded model's weights with the real vLLM, and measure (10 minutes, 20 GB)
 	@$(BIN)/python benchmarks/vllm_engine.py
 
@@ -88,10 +87,10 @@ model: $(VENV)/.installed
 		echo "==> Getting the embedded model (1.1 GB, once)"; $(BIN)/reviewmill models pull $(MODEL); }
 
 redis:
-	@sh scripts/redis.sh
+	@sh scripts/apt.sh redis-server redis-server redis-server
 
 postgres:
-	@sh scripts/postgres.sh
+	@sh scripts/apt.sh PostgreSQL postgres postgresql
 
 # No stamp here either: it is big, and kept where `reviewmill engine` looks for it.
 vllm: $(VENV)/.installed
@@ -102,4 +101,4 @@ chat: $(VENV)/.serving
 	@$(BIN)/reviewmill chat --install-only --yes || echo "==> No Open WebUI. The tests that use it will be skipped."
 
 chromium:
-	@sh scripts/chromium.sh
+	@sh scripts/apt.sh Chromium chromium chromium fonts-wqy-zenhei fonts-noto-color-emoji

@@ -142,7 +142,7 @@ def test_several_lines_give_a_table_and_one_question_each(li: Visitor, real_chat
     answer = li.say("Great sound, love it\nThe screen is bad\nIt is blue", expected="The screen is bad")
     expect(answer.locator("tbody tr")).to_have_count(3)
     li.shot("table")
-    time.sleep(3)  # titles and the like would be asked for now
+    time.sleep(3)  # by then titles and the like would have been asked for
     assert len(real_chat.stub.requests) == before + 3
 
 

@@ -58,7 +58,7 @@ def check(cells: list[Any]) -> None:
 def test_the_notebook_is_valid() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
-    assert "/work/" not in NOTEBOOK.read_text()
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # they name folders and times of one machine
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ _SAY_ENGLISH: Final = {
     "about": "about {text}",
     # failures
     "busy": "So many comments wait for the model that no more can be taken. Try again in a moment.",
-    "rate": "This chat's limit of comments is reached for now.",
+    "rate": "This chat has reached its limit of comments.",
     "unreachable": "The model cannot be reached at the moment. What was said so far is kept; try again in a moment.",
     "timeout": "The model took too long to answer. Try again.",
     "store": "The service's database cannot be used at the moment. Try again in a moment.",
