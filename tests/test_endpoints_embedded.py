@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,6 +139,41 @@ def test_an_engine_whose_user_left_while_it_was_loading_is_stopped(tmp_path) -> 
     asyncio.run(leave())
     embedded._starter.submit(lambda: None).result()  # one worker: the loading has ended before this
     assert not embedded._engines
+
+
+_CLOSE_WHILE_ANSWERING = """
+import asyncio, json, sys
+from reviewmill.endpoints.connection import connect
+from reviewmill.errors import EndpointError
+from reviewmill.settings import load_settings
+from reviewmill.tasks import CompactWire, parse_task, render
+
+LABELS = "[{name = 'yes', definition = 'it is'}, {name = 'no', definition = 'it is not'}]"
+
+async def main():
+    connection = await connect(load_settings(**json.loads(sys.argv[1])))
+    task = parse_task(f"name = 'polite'\\ndescription = 'Is it?'\\nlanguage = 'en'\\nlabels = {LABELS}", "polite")
+    prompt = render(task, CompactWire(task, False), keywords=False)
+    client = await connection.open(prompt)
+    endless = {"max_tokens": 4000, "constraint": {"ignore_eos": True}}
+    asking = [asyncio.create_task(client.complete(prompt.messages("good"), **endless)) for _ in range(2)]
+    await asyncio.sleep(1)
+    await connection.aclose()
+    given = await asyncio.gather(*asking, return_exceptions=True)
+    print("closed,", sum(isinstance(each, EndpointError) for each in given), "failed")
+
+asyncio.run(main())
+"""
+
+
+@needs_tiny_model
+@pytest.mark.slow
+def test_closing_does_not_wait_for_answers_in_flight(settings) -> None:
+    """In a process of its own: an engine that hangs when it stops holds Python's lock, and the test with it."""
+    given = json.dumps({**settings, "attempts": 1}, default=str)
+    run = [sys.executable, "-c", _CLOSE_WHILE_ANSWERING, given]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout == "closed, 2 failed\n", done.stderr
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path) -> None:

@@ -89,7 +89,7 @@ async def serving(handler: Handler):
     try:
         yield pool
     finally:
-        pool.close()
+        await pool.aclose()
         server.close()
 
 
@@ -191,3 +191,36 @@ def test_a_cancelled_request_closes_its_connection_and_spoils_none() -> None:
             assert (await pool.post("/", b"{}")).body == BODY
 
     asyncio.run(scenario())
+
+
+def test_closing_ends_what_is_in_flight_and_leaves_no_socket() -> None:
+    """Also on a connection that was used before, whose loss is otherwise a reason to ask again."""
+    asked = 0
+
+    async def run() -> None:
+        all_gone = asyncio.Event()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal asked
+            while not reader.at_eof():
+                with suppress(asyncio.IncompleteReadError):
+                    await read_request(reader)
+                    asked += 1
+                    if asked == 1:
+                        writer.write(response("HTTP/1.1 200 OK\nContent-Length: 2", b"ok"))
+            all_gone.set()
+            writer.close()
+
+        async with serving(handler) as pool:
+            await pool.post("/x", b"{}")
+            asking = asyncio.create_task(pool.post("/x", b"{}"))
+            while asked < 2:  # noqa: ASYNC110 - the handler has no event to tell
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(5):
+                await pool.aclose()
+                with pytest.raises(HttpError):
+                    await asking
+                await all_gone.wait()
+        assert asked == 2
+
+    asyncio.run(run())

@@ -141,11 +141,11 @@ class EndpointClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections; a later request opens new ones."""
+        """Close the connections, those in use too; a later request opens new ones."""
         http, self._http, self._openai = self._http, None, None
         thin, self._thin = self._thin, None
         if thin is not None:
-            thin.close()
+            await thin.aclose()
         if http is not None:
             await http.aclose()
 

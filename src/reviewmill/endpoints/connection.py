@@ -154,13 +154,17 @@ class EmbeddedConnection(OneEndpoint):
             return self._client
 
     async def aclose(self) -> None:
-        """Close the client, and stop the engine if nobody else uses it."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
-        if self._engine is not None:
-            await asyncio.to_thread(embedded.release, self._engine)
-            self._engine = None
+        """Close the client, and stop the engine if nobody else uses it. Requests in flight fail.
+
+        In this order: llama.cpp waits for its clients when it stops, and all of Python with it.
+        """
+        async with self._opening:
+            if self._client is not None:
+                await self._client.aclose()
+                self._client = None
+            if self._engine is not None:
+                await asyncio.to_thread(embedded.release, self._engine)
+                self._engine = None
 
 
 class RemoteConnection(OneEndpoint):

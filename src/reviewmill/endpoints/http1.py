@@ -12,6 +12,7 @@ import asyncio
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, cast
@@ -68,6 +69,7 @@ class HttpPool:
         self._head = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
         self._connect_timeout = connect_timeout
         self._idle: deque[_Connection] = deque()
+        self._open: set[_Connection] = set()
 
     async def post(self, path: str, body: bytes) -> Response:
         """Send a request and wait for the whole answer. Cancelling it closes its connection.
@@ -103,22 +105,38 @@ class HttpPool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await loop.create_connection(_Connection, self._host, self._port, ssl=self._tls)
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self._open.discard), self._host, self._port, ssl=self._tls
+                )
         except TimeoutError:
             raise HttpError(f"no connection within {self._connect_timeout:g} s") from None
+        self._open.add(connection)
         return connection
 
-    def close(self) -> None:
-        """Close the connections that idle."""
-        while self._idle:
-            self._idle.pop().close()
+    async def aclose(self) -> None:
+        """Close all connections, and wait until they are; requests in flight fail."""
+        self._idle.clear()
+        closing = list(self._open)
+        for connection in closing:
+            connection.close()
+        await asyncio.gather(*(connection.lost.wait() for connection in closing))
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, and the reader of what comes over it."""
+    """One connection, and the reader of what comes over it.
 
-    def __init__(self) -> None:
+    Args:
+        on_lost: told when it is closed.
+
+    Attributes:
+        is_open: whether a request may be sent.
+        lost: set when its socket is closed.
+    """
+
+    def __init__(self, on_lost: Callable[[_Connection], None]) -> None:
         self.is_open = False
+        self.lost = asyncio.Event()
+        self._on_lost = on_lost
         self._answer: asyncio.Future[Response] | None = None
         self._used = False
         self._reader = _Reader()
@@ -132,6 +150,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_open = False
+        self.lost.set()
+        self._on_lost(self)
         answer, self._answer = self._answer, None
         if answer is None or answer.done():
             return
@@ -174,6 +194,9 @@ class _Connection(asyncio.Protocol):
 
     def close(self) -> None:
         self.is_open = False
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            answer.set_exception(HttpError("the connection was closed on this side"))  # not stale: do not send it again
         if self._transport is not None:
             self._transport.abort()
 

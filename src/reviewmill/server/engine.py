@@ -300,11 +300,13 @@ class EngineRoom:
         """Whether the endpoint serves another model than when we connected."""
         if _is_pool(connection):
             return False  # it looks after its endpoints itself
+        if connection.about.endpoint == EMBEDDED:
+            await client.models()  # whether it is alive; its model is the file that was loaded
+            return False
         try:
-            fingerprint = await client.identify()
+            return await client.identify() != connection.about.fingerprint
         except EndpointRefusedError:
             return True
-        return connection.about.endpoint != "embedded" and fingerprint != connection.about.fingerprint
 
     async def _reconnect(self, old: Connection) -> None:
         """The endpoint serves another model: its answers are others, and so are their keys."""
