@@ -29,6 +29,10 @@ class StudentAnalyzer:
         path: the student's file (`reviewmill distill`).
         settings: limits and thresholds.
 
+    Attributes:
+        about: where it comes from: task, model, and the certificate of the run that it was trained in.
+        name: what its analyses name as the model.
+
     Raises:
         StudentError: it is no student.
     """
@@ -39,7 +43,7 @@ class StudentAnalyzer:
         self.about = saved.about
         self._student = saved.student
         self._task = str(saved.about["task"]["name"])
-        self._model = f"student of {saved.about['model']['name']}"
+        self.name = f"student of {saved.about['model']['name']}"
         self._most = int(saved.about.get("max_keywords", 0))
 
     def analyze(self, text: str | Comment) -> Analysis:
@@ -111,7 +115,7 @@ class StudentAnalyzer:
                 "needs_review": bool(ready.error),
                 "error": ready.error,
                 "provenance": Provenance(
-                    model=self._model if answered else None,
+                    model=self.name if answered else None,
                     task=self._task,
                     prompt=self.about.get("prompt") if answered else None,
                     endpoint=None,

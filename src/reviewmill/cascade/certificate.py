@@ -99,6 +99,8 @@ class Certificate:
 
     def sentence(self, model: str) -> str:
         """For everybody: one sentence."""
+        if not self.population:
+            return f"Nothing was left for a student: rules and answers that {model} gave before cover every text."
         if self.population < self.smallest:
             return (
                 f"{model} answered everything itself: {self.population:,} texts are fewer than the {self.smallest:,} "

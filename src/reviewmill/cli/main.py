@@ -19,6 +19,7 @@ from reviewmill.cli import (
     challenge,
     chat,
     compare,
+    distill,
     doctor,
     engine,
     errors,
@@ -43,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("analyze")(analyze.analyze)
+app.command("distill")(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
 app.command("errors")(errors.errors)
 app.command("compare")(compare.compare)
