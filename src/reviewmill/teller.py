@@ -10,7 +10,7 @@ import numpy as np
 
 from reviewmill.cascade.explain import keywords
 from reviewmill.cascade.saved import load_student
-from reviewmill.pipeline import Prepared, prepare
+from reviewmill.pipeline import Prepared, prepare_under
 from reviewmill.schema import Analysis, Comment, Provenance
 from reviewmill.settings import Settings, load_settings
 from reviewmill.text import detect_language, locate
@@ -52,16 +52,7 @@ class StudentAnalyzer:
 
     def analyze_batch(self, texts: Iterable[str | Comment]) -> list[Analysis]:
         """Analyse many comments; the result has their order and length."""
-        limits = self.settings
-        ready = [
-            prepare(
-                text if isinstance(text, Comment) else Comment(text),
-                max_chars=limits.max_comment_chars,
-                max_raw_chars=limits.max_raw_chars,
-                redacted=limits.redact,
-            )
-            for text in texts
-        ]
+        ready = [prepare_under(self.settings, text if isinstance(text, Comment) else Comment(text)) for text in texts]
         judged = [each.text for each in ready if each.text is not None]
         logits = self._student.logits(judged)
         probabilities, columns = self._student.probabilities(logits), self._student.choices(logits)

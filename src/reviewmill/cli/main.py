@@ -14,6 +14,7 @@ import typer
 
 from reviewmill.cli import (
     analyze,
+    audit,
     bench,
     calibrate,
     challenge,
@@ -44,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("analyze")(analyze.analyze)
+app.command("audit")(audit.audit)
 app.command("distill")(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
 app.command("errors")(errors.errors)
