@@ -162,6 +162,11 @@ def test_the_same_upload_with_another_goal_is_another_request(server, texts) -> 
     assert set(small["summary"]["routes"]) == {"model"}
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 @pytest.mark.anyio
 async def test_the_client_takes_it(server, texts) -> None:
     async with Client(server.url) as client:

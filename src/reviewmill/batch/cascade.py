@@ -122,7 +122,7 @@ class CascadeRun:
             seed=json.loads(journal.decided("seed") or b"0"),
             recorded=list(self._recorded()),
             start=start.student if start is not None else None,
-            known=self._known() if start is None else None,
+            known=self._known(),
         )
         return population, router
 
