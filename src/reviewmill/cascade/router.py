@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from reviewmill.cascade import guarantee
 from reviewmill.cascade.certificate import Certificate, Part, Round
+from reviewmill.cascade.directions import Directions, find_directions
 from reviewmill.cascade.features import Hasher, frequencies
 from reviewmill.cascade.forecast import Forecast, Group, forecast
 from reviewmill.cascade.learning import Reals
@@ -144,6 +145,8 @@ class Router:
         self._draws: list[Draw] = []
         self._trained: Trained | None = None
         self._idf: Reals | None = None
+        self._directions: Directions | None = None
+        self._looked = False
         self._thought: tuple[Rows, Reals] | None = None
 
     # -- what the run calls -----------------------------------------------------------------------------------------
@@ -392,7 +395,7 @@ class Router:
                 balance=0.5 if self.goal.per_class else 0.0,
                 seed=self._seed,
             )
-            trained = [train(lesson, self.labels, self._hasher, self._rarity())]
+            trained = [train(lesson, self.labels, self._hasher, self._rarity(), directions=self._main_directions())]
             if self._start is not None:
                 idf = np.sqrt(self._start.table[:, -1].astype(np.float64))
                 trained.append(train(lesson, self.labels, self._start.hasher, idf, start=self._start))
@@ -412,6 +415,12 @@ class Router:
             known = self.texts[:_COUNTED]
             self._idf = rarity(frequencies(self._hasher, known), len(known))
         return self._idf
+
+    def _main_directions(self) -> Directions | None:
+        if not self._looked:
+            self._directions = find_directions(self._hasher, self.texts, self._rarity(), seed=self._seed)
+            self._looked = True
+        return self._directions
 
     def _logits(self, rows: Rows) -> Reals:
         if self._thought is None or len(self._thought[0]) != len(rows):

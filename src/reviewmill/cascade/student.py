@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from reviewmill.cascade.directions import Directions, weighed
 from reviewmill.cascade.features import Floats, Hasher, matrix, products
 from reviewmill.cascade.learning import Calibrated, Reals, calibrate, cross_entropy, fit
 
@@ -105,7 +106,13 @@ class Lesson:
 
 
 def train(
-    lesson: Lesson, labels: Sequence[str], hasher: Hasher, idf: Reals, *, start: Student | None = None
+    lesson: Lesson,
+    labels: Sequence[str],
+    hasher: Hasher,
+    idf: Reals,
+    *,
+    directions: Directions | None = None,
+    start: Student | None = None,
 ) -> Trained:
     """Train a student.
 
@@ -114,12 +121,16 @@ def train(
         labels: the labels.
         hasher: makes the features.
         idf: weight of each feature (`rarity`).
+        directions: main directions of the file, found with the same hasher and idf; each gets a weight too.
         start: a student to begin with, made with the same hasher and idf: the new one is kept near to it, as far as
             the comments do not say otherwise.
     """
     counted = matrix(hasher.blocks(lesson.texts), hasher.size).astype(np.float64)
     kept = np.flatnonzero((np.bincount(counted.indices, minlength=hasher.size) >= RARE) & (idf > 0))
-    rows = _weighed(counted, idf, kept)
+    rows = weighed(counted, idf, kept)
+    if directions is not None:
+        along = weighed(counted, idf, directions.features) @ directions.table
+        rows = sparse.csr_array(sparse.hstack([rows, sparse.csr_array(along)]))
     targets, weight = lesson.targets, lesson.weight
     before = None if start is None else _adapted(start, lesson)
     offset = None if before is None else before.logits
@@ -129,7 +140,11 @@ def train(
     if start is not None and before is not None:
         table[:, :-1] = start.table[:, :-1] * np.float32(before.by.scale)
         bias = bias + start.bias * before.by.scale + before.by.shift
-    table[kept, :-1] += (found.weights.table * idf[kept, None]).astype(np.float32)
+    weights = found.weights.table
+    table[kept, :-1] += (weights[: len(kept)] * idf[kept, None]).astype(np.float32)
+    if directions is not None:
+        by_feature = directions.table @ weights[len(kept) :].astype(np.float32)
+        table[directions.features, :-1] += by_feature * idf[directions.features, None].astype(np.float32)
     table[:, -1] = idf**2
     spoken = calibrate(found.held_out, targets, weight)
     ranked = calibrate(found.held_out, np.eye(len(labels))[targets.argmax(axis=1)], weight)
@@ -163,10 +178,3 @@ def rarity(counts: Floats, total: int) -> Reals:
     idf = np.maximum(np.log((total + 1) / (counts.astype(np.float64) + 1)), 0.0)
     idf[-1] = 0.0
     return idf
-
-
-def _weighed(counted: sparse.csr_array, idf: Reals, kept: npt.NDArray[np.intp]) -> sparse.csr_array:
-    length = np.sqrt(counted @ idf**2)
-    rows = counted[:, kept].tocsr()
-    rows.data *= idf[kept][rows.indices] / np.repeat(np.where(length > 0, length, 1.0), np.diff(rows.indptr))
-    return rows
