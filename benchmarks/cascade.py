@@ -286,6 +286,8 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--json", type=Path, help="also write every run here")
     asked = parser.parse_args()
+    if asked.seeds < 1:
+        parser.error("--seeds must be 1 or more")
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
     worlds = [read_world(path, asked.label, asked.task, asked.rows) for path in asked.files]
     for world in worlds:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import minimize
 
-STRENGTHS: Final = (1e-4, 3e-5, 1e-5)
+STRENGTHS: Final = (1e-4, 3e-5, 1e-5, 3e-6)
 """Candidates for the regularisation, the strongest first: each fit starts where the stronger one ended."""
 
 FOLDS: Final = 3
