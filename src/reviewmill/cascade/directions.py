@@ -20,7 +20,7 @@ from scipy import sparse
 from reviewmill.cascade.features import CHUNK, Floats, Hasher, matrix
 from reviewmill.cascade.learning import Reals
 
-COUNT: Final = 128
+COUNT: Final = 256
 SAMPLE: Final = 20_000
 """Comments that they are found from, at most."""
 

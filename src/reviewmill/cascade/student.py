@@ -128,13 +128,15 @@ def train(
     counted = matrix(hasher.blocks(lesson.texts), hasher.size).astype(np.float64)
     kept = np.flatnonzero((np.bincount(counted.indices, minlength=hasher.size) >= RARE) & (idf > 0))
     rows = weighed(counted, idf, kept)
+    plain = 0
     if directions is not None:
+        plain = directions.table.shape[1]
         along = weighed(counted, idf, directions.features) @ directions.table
         rows = sparse.csr_array(sparse.hstack([rows, sparse.csr_array(along)]))
     targets, weight = lesson.targets, lesson.weight
     before = None if start is None else _adapted(start, lesson)
     offset = None if before is None else before.logits
-    found = fit(rows, targets, weight=weight, offset=offset, balance=lesson.balance, seed=lesson.seed)
+    found = fit(rows, targets, weight=weight, offset=offset, balance=lesson.balance, plain=plain, seed=lesson.seed)
     table = np.zeros((hasher.size, len(labels) + 1), dtype=np.float32)
     bias = found.weights.bias
     if start is not None and before is not None:
