@@ -36,7 +36,7 @@ def test_as_many_ngrams_as_the_comment_and_its_two_boundaries_have(text: str) ->
     length = len(text)
     # With the boundaries there are length + 2 places; an n-gram is one feature if it is not a boundary alone.
     expected = length + sum(max(0, length + 2 - order + 1) for order in (2, 3, 4))
-    grams, *_ = Hasher(bits=20).blocks([text])
+    grams, *_ = Hasher(bits=20, orders=4).blocks([text])
     assert int(np.sum(grams.indices != 1 << 20)) == expected
 
 

@@ -38,7 +38,7 @@ class Bench:
         self.root = folder / "jobs"
         self.processes: list[subprocess.Popen[str]] = []
 
-    def add(self, texts: list[str], **columns: list[Any]) -> JobRecord:
+    def add(self, texts: list[str], cascade: dict[str, Any] | None = None, **columns: list[Any]) -> JobRecord:
         job_id = new_id()
         files = JobFiles(self.root, job_id)
         files.folder.mkdir(parents=True)
@@ -46,6 +46,7 @@ class Bench:
             csv.writer(file).writerows([["评论", *columns], *zip(texts, *columns.values(), strict=True)])
         content = files.upload("csv").read_bytes()
         options = {"rows": len(texts), "customer": "customer_id" if "customer_id" in columns else None}
+        options |= {"cascade": cascade} if cascade is not None else {}
         job, created = self.store.jobs.create(
             "local",
             job_id=job_id,

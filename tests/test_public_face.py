@@ -30,6 +30,7 @@ def test_the_face() -> None:
         "ReviewmillError",
         "SentimentAnalyzer",
         "Settings",
+        "StudentAnalyzer",
         "Task",
         "__version__",
         "load_task",

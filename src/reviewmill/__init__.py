@@ -14,6 +14,7 @@ from reviewmill.tasks import Task, load_task
 
 if TYPE_CHECKING:
     from reviewmill.client import Client
+    from reviewmill.teller import StudentAnalyzer
 
 __all__ = [
     "Analysis",
@@ -23,6 +24,7 @@ __all__ = [
     "ReviewmillError",
     "SentimentAnalyzer",
     "Settings",
+    "StudentAnalyzer",
     "Task",
     "__version__",
     "load_task",
@@ -30,9 +32,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the client of a service when it is first used: most programs have no service."""
+    """Import what most programs do without (a service's client, a saved student) when it is first used."""
     if name == "Client":
         from reviewmill.client import Client
 
         return Client
+    if name == "StudentAnalyzer":
+        from reviewmill.teller import StudentAnalyzer
+
+        return StudentAnalyzer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

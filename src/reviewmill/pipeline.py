@@ -102,6 +102,17 @@ def prepare(
     return Prepared(comment, shorten(cleaned, max_chars))
 
 
+def prepare_under(limits: Settings, comment: Comment) -> Prepared:
+    """Clean and triage one comment, under the limits that the settings name."""
+    return prepare(
+        comment,
+        max_chars=limits.max_raw_chars if limits.long == "whole" else limits.max_comment_chars,
+        max_raw_chars=limits.max_raw_chars,
+        redacted=limits.redact,
+        split=limits.long == "split",
+    )
+
+
 def _in_parts(comment: Comment, kind: str, parts: Sequence[Part], *, max_chars: int, redacted: bool) -> Prepared:
     heard = any(part.role == "customer" for part in parts)
     ready = []
@@ -403,14 +414,7 @@ class Pipeline:
 
     def prepare(self, comment: Comment) -> Prepared:
         """Clean and triage under this pipeline's limits."""
-        limits = self.settings
-        return prepare(
-            comment,
-            max_chars=limits.max_raw_chars if limits.long == "whole" else limits.max_comment_chars,
-            max_raw_chars=limits.max_raw_chars,
-            redacted=limits.redact,
-            split=limits.long == "split",
-        )
+        return prepare_under(self.settings, comment)
 
     async def cached(self, keys: Sequence[bytes]) -> dict[bytes, Answer]:
         """Answers that the cache holds."""

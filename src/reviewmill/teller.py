@@ -10,7 +10,7 @@ import numpy as np
 
 from reviewmill.cascade.explain import keywords
 from reviewmill.cascade.saved import load_student
-from reviewmill.pipeline import Prepared, prepare
+from reviewmill.pipeline import Prepared, prepare_under
 from reviewmill.schema import Analysis, Comment, Provenance
 from reviewmill.settings import Settings, load_settings
 from reviewmill.text import detect_language, locate
@@ -29,6 +29,10 @@ class StudentAnalyzer:
         path: the student's file (`reviewmill distill`).
         settings: limits and thresholds.
 
+    Attributes:
+        about: where it comes from: task, model, and the certificate of the run that it was trained in.
+        name: what its analyses name as the model.
+
     Raises:
         StudentError: it is no student.
     """
@@ -39,7 +43,7 @@ class StudentAnalyzer:
         self.about = saved.about
         self._student = saved.student
         self._task = str(saved.about["task"]["name"])
-        self._model = f"student of {saved.about['model']['name']}"
+        self.name = f"student of {saved.about['model']['name']}"
         self._most = int(saved.about.get("max_keywords", 0))
 
     def analyze(self, text: str | Comment) -> Analysis:
@@ -48,16 +52,7 @@ class StudentAnalyzer:
 
     def analyze_batch(self, texts: Iterable[str | Comment]) -> list[Analysis]:
         """Analyse many comments; the result has their order and length."""
-        limits = self.settings
-        ready = [
-            prepare(
-                text if isinstance(text, Comment) else Comment(text),
-                max_chars=limits.max_comment_chars,
-                max_raw_chars=limits.max_raw_chars,
-                redacted=limits.redact,
-            )
-            for text in texts
-        ]
+        ready = [prepare_under(self.settings, text if isinstance(text, Comment) else Comment(text)) for text in texts]
         judged = [each.text for each in ready if each.text is not None]
         logits = self._student.logits(judged)
         probabilities, columns = self._student.probabilities(logits), self._student.choices(logits)
@@ -111,7 +106,7 @@ class StudentAnalyzer:
                 "needs_review": bool(ready.error),
                 "error": ready.error,
                 "provenance": Provenance(
-                    model=self._model if answered else None,
+                    model=self.name if answered else None,
                     task=self._task,
                     prompt=self.about.get("prompt") if answered else None,
                     endpoint=None,

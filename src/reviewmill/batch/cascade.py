@@ -23,6 +23,7 @@ import numpy as np
 from reviewmill.batch.asking import Asker
 from reviewmill.batch.goals import LEAST_BUDGET, CascadeOptions
 from reviewmill.batch.journal import Journal
+from reviewmill.batch.threads import in_thread
 from reviewmill.cascade.certificate import Certificate
 from reviewmill.cascade.explain import keywords
 from reviewmill.cascade.learning import Reals
@@ -67,7 +68,7 @@ class CascadeRun:
         settled = self._journal.decided("certificate")
         if settled is not None:
             return Certificate.from_json(json.loads(settled))
-        population, router = await asyncio.to_thread(self._begin)
+        population, router = await in_thread(self._begin)
         steps = router.draws()
         number = 0
         while (draw := await self._thought(lambda: next(steps, None), router)) is not None:
@@ -76,7 +77,7 @@ class CascadeRun:
             self._tell(f"asking the model about {_STAGES[draw.role]}", router)
             began, before = time.monotonic(), self._asker.progress.asked
             await self._asker.ask(self._journal.pending_among(numbers.tolist()), len(numbers))
-            await asyncio.to_thread(self._learn, router, draw.rows, numbers)
+            await in_thread(self._learn, router, draw.rows, numbers)
             if draw.role == "seed":
                 self._settle_budget(router, time.monotonic() - began, self._asker.progress.asked - before)
             number += 1
@@ -121,7 +122,7 @@ class CascadeRun:
             seed=json.loads(journal.decided("seed") or b"0"),
             recorded=list(self._recorded()),
             start=start.student if start is not None else None,
-            known=self._known() if start is None else None,
+            known=self._known(),
         )
         return population, router
 
@@ -201,7 +202,7 @@ class CascadeRun:
                 student_bytes, router.granted.student, self._about(certificate, model)
             )
             answers = self._answers(population, router, router.granted)
-        answered = await asyncio.to_thread(self._journal.decide, values, answers)
+        answered = await in_thread(self._journal.decide, values, answers)
         progress = self._asker.progress
         progress.routes["student"] += answered
         progress.stage, progress.expected = "", None

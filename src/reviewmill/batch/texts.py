@@ -28,10 +28,10 @@ _PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The analyses, in the order of the comments, and what may be said of them."""
+    """The analyses, in the order of the comments, and what may be said of them after a cascade."""
 
     analyses: list[Analysis]
-    certificate: Certificate
+    certificate: Certificate | None
 
 
 async def analyse_texts(
@@ -46,12 +46,22 @@ async def analyse_texts(
         tempfile.TemporaryDirectory(prefix="reviewmill-") as folder,
         Journal(Path(folder) / "journal", {}, lock_dir=Path(folder)) as journal,
     ):
-        return await _analyse(pipeline, comments, options, journal, on_progress or (lambda _: None))
+        return await analyse_in(journal, pipeline, comments, options, on_progress)
 
 
-async def _analyse(
-    pipeline: Pipeline, comments: Sequence[Comment], options: CascadeOptions, journal: Journal, on_progress: OnProgress
+async def analyse_in(
+    journal: Journal,
+    pipeline: Pipeline,
+    comments: Sequence[Comment],
+    options: CascadeOptions | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Batch:
+    """Analyse comments, and keep in this journal what is known of them; it can be continued.
+
+    Raises:
+        ReviewmillError: see `Asker.ask`.
+    """
+    on_progress = on_progress or (lambda _: None)
     prepared = await asyncio.to_thread(lambda: [pipeline.prepare(comment) for comment in comments])
     keys = await asyncio.to_thread(
         lambda: {text: pipeline.labeller.key(text) for ready in prepared for text in ready.texts}
@@ -63,7 +73,7 @@ async def _analyse(
     del counts["pending"]
     progress.routes = counts
     asker = Asker(pipeline, journal, progress, on_progress)
-    certificate = await CascadeRun(options, asker).execute()
+    certificate = await CascadeRun(options, asker).execute() if options is not None else None
     await asker.ask(journal.pending(), progress.distinct - progress.done)
     return Batch(await asyncio.to_thread(_assembled, pipeline, journal, prepared, keys), certificate)
 
@@ -73,8 +83,9 @@ async def _plan(pipeline: Pipeline, journal: Journal, prepared: Sequence[Prepare
         page = enumerate(prepared[start : start + _PAGE], start=start + 1)
         texts = [(keys[text], text, row) for row, ready in page for text in ready.texts]
         journal.add(texts)
-        wanted = list(journal.unanswered([key for key, _, _ in texts])) if texts else []
-        if wanted and (found := await pipeline.cached(wanted)):
+        unanswered = journal.unanswered([key for key, _, _ in texts]) if texts else set()
+        wanted = {key: text for key, text, _ in texts if key in unanswered}
+        if wanted and (found := await pipeline.look_up(wanted)):
             journal.record({key: Outcome(answer, "cache", None) for key, answer in found.items()})
 
 

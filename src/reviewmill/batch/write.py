@@ -288,6 +288,11 @@ def safe_cell(text: str) -> str:
     return text
 
 
+def read_back(text: str) -> str:
+    """What `safe_cell` made this cell of."""
+    return text[1:] if text.startswith("'") and safe_cell(text[1:]) == text else text
+
+
 def _flat(value: Any) -> str:
     """The value as the text of one cell."""
     if isinstance(value, str):

@@ -99,6 +99,8 @@ class Certificate:
 
     def sentence(self, model: str) -> str:
         """For everybody: one sentence."""
+        if not self.population:
+            return f"Nothing was left for a student: rules and answers that {model} gave before cover every text."
         if self.population < self.smallest:
             return (
                 f"{model} answered everything itself: {self.population:,} texts are fewer than the {self.smallest:,} "
@@ -145,9 +147,8 @@ class Certificate:
                 f"agreement >= {part.agreement:.4f}."
             )
         if part.p is None:
-            return (
-                f"Label {part.label}: no prefix passed, the model answers all." if part.label else "No prefix passed."
-            )
+            none = "no prefix passed in which at least half is sure to agree, the model answers all."
+            return f"Label {part.label}: {none}" if part.label else none.capitalize()
         return (
             f"{seen}. At most {part.allowed:,} disagreements are allowed; were there more, so few would be seen with "
             f"probability {part.p:.3g} <= {part.delta:.4g} (hypergeometric, exact). It is the last of {part.tested} "

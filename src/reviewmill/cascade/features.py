@@ -64,8 +64,8 @@ class Hasher:
         words: whether words (runs of letters and digits in scripts that write spaces) and pairs of words count too.
     """
 
-    bits: int = 18
-    orders: int = 4
+    bits: int = 20
+    orders: int = 3
     words: bool = True
 
     @property

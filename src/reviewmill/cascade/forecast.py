@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from reviewmill.cascade.guarantee import likely_bound
+from reviewmill.cascade.guarantee import likely_bound, worth
 from reviewmill.cascade.learning import Reals
 
 _LEAST: Final = 50
@@ -88,7 +88,8 @@ def forecast(groups: Sequence[Group], doubt: Reals, total: int) -> Forecast:
 def _reach(bound: Reals, limit: npt.NDArray[np.int64]) -> int:
     """The largest prefix that is likely to pass, and all before it too, give or take the smallest ones."""
     passing = np.flatnonzero(bound <= limit)
-    return int(passing[-1]) + 1 if len(passing) else 0
+    size = int(passing[-1]) + 1 if len(passing) else 0
+    return size if size and worth(size, int(limit[size - 1])) else 0
 
 
 def _limits(group: Group) -> npt.NDArray[np.int64]:

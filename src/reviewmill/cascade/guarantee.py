@@ -197,6 +197,19 @@ def share(delta: float, round_: int, rounds: int) -> float:
     return left if round_ == rounds - 1 else 0.75 * left
 
 
+def worth(size: int, bound: int) -> bool:
+    """Whether a prefix that passed is to be used: at least half of what the student says in it is sure to agree.
+
+    Where many may disagree, a student that knows nothing may answer as many; that would be allowed, and of no use.
+    Not to use a prefix is always safe: all its comments go to the model.
+
+    Args:
+        size: comments of the prefix.
+        bound: how many of them may disagree.
+    """
+    return 2 * bound <= size
+
+
 # -- one prefix: what can be certified of it? ------------------------------------------------------------------------
 
 

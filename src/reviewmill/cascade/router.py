@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from reviewmill.cascade import guarantee
 from reviewmill.cascade.certificate import Certificate, Part, Round
+from reviewmill.cascade.directions import Directions, find_directions
 from reviewmill.cascade.features import Hasher, frequencies
 from reviewmill.cascade.forecast import Forecast, Group, forecast
 from reviewmill.cascade.learning import Reals
@@ -108,7 +109,8 @@ class Router:
         goal: what to reach.
         seed: decides every draw.
         recorded: draws of an earlier run, in order.
-        start: a student from elsewhere that chooses the first comments; it is certified anew like any other.
+        start: a student from elsewhere to begin with; it counts only where it predicts the model's labels on this
+            population better than a student without it, and is certified anew like any other.
         known: other comments, not of the population, with the model's probabilities: more to learn from.
         hasher: makes the features.
     """
@@ -134,7 +136,7 @@ class Router:
         self.rounds: list[Round] = []
         self._seed = seed
         self._recorded = list(recorded)
-        self._hasher = hasher or (start.hasher if start is not None else Hasher())
+        self._hasher = hasher or Hasher()
         self._known_texts, self._known_targets = known or ((), np.empty((0, len(labels))))
         self._start = start
         self._asked = np.zeros(len(texts), dtype=np.bool_)
@@ -143,6 +145,8 @@ class Router:
         self._draws: list[Draw] = []
         self._trained: Trained | None = None
         self._idf: Reals | None = None
+        self._directions: Directions | None = None
+        self._looked = False
         self._thought: tuple[Rows, Reals] | None = None
 
     # -- what the run calls -----------------------------------------------------------------------------------------
@@ -344,7 +348,7 @@ class Router:
             return Part(group.name, group.delta, size, len(ranks), seen, None, None, 0, group.base, sure)
         test = guarantee.fixed_sequence(ranks, disagrees, guarantee.even_prefixes(size), group.limit, group.delta)
         passed = test.passed
-        if passed is None:
+        if passed is None or not guarantee.worth(passed.size, passed.allowed):
             return Part(group.name, group.delta, 0, 0, 0, 0, None, len(test.steps), group.base, None)
         return Part(
             label=group.name,
@@ -391,7 +395,11 @@ class Router:
                 balance=0.5 if self.goal.per_class else 0.0,
                 seed=self._seed,
             )
-            self._trained = train(lesson, self.labels, self._hasher, self._rarity(), start=self._start)
+            trained = [train(lesson, self.labels, self._hasher, self._rarity(), directions=self._main_directions())]
+            if self._start is not None:
+                idf = np.sqrt(self._start.table[:, -1].astype(np.float64))
+                trained.append(train(lesson, self.labels, self._start.hasher, idf, start=self._start))
+            self._trained = min(trained, key=lambda one: one.loss)
         return self._trained
 
     def _some(self, rows: npt.NDArray[np.integer[Any]]) -> list[str]:
@@ -404,12 +412,15 @@ class Router:
 
     def _rarity(self) -> Reals:
         if self._idf is None:
-            if self._start is not None:
-                self._idf = np.sqrt(self._start.table[:, -1].astype(np.float64))
-            else:
-                known = self.texts[:_COUNTED]
-                self._idf = rarity(frequencies(self._hasher, known), len(known))
+            known = self.texts[:_COUNTED]
+            self._idf = rarity(frequencies(self._hasher, known), len(known))
         return self._idf
+
+    def _main_directions(self) -> Directions | None:
+        if not self._looked:
+            self._directions = find_directions(self._hasher, self.texts, self._rarity(), seed=self._seed)
+            self._looked = True
+        return self._directions
 
     def _logits(self, rows: Rows) -> Reals:
         if self._thought is None or len(self._thought[0]) != len(rows):

@@ -38,7 +38,7 @@ class SavedStudent:
 
     Attributes:
         student: the student.
-        about: `task`, `model`, `certificate` and whatever else was said of it.
+        about: `task` and `model` (each with a `name`), `certificate`, and whatever else was said of it.
     """
 
     student: Student
@@ -99,7 +99,7 @@ def load_student(path: Path) -> SavedStudent:
                 raise ValueError("its document is too large")  # noqa: TRY301
             document = json.loads(archive.read("student.json"))
             _check_version(path, document)
-            return SavedStudent(_student(archive, document), document["about"])
+            return SavedStudent(_student(archive, document), _about(document["about"]))
     except StudentError:
         raise
     except FileNotFoundError:
@@ -115,6 +115,16 @@ def _check_version(path: Path, document: Mapping[str, Any]) -> None:
             f"reviewmill reads format {FORMAT}, features {HASH_VERSION}.",
             hint="Distil it again from its run.",
         )
+
+
+def _about(found: Any) -> dict[str, Any]:
+    """What is said of it, if that is what everybody relies on."""
+    about: dict[str, Any] = found
+    if not isinstance(about["task"]["name"], str) or not isinstance(about["model"]["name"], str):
+        raise TypeError("it does not say whose student it is")
+    if not isinstance(about.get("max_keywords", 0), int) or not isinstance(about["certificate"], dict):
+        raise TypeError("what it says of itself is not what a student says")
+    return about
 
 
 def _student(archive: zipfile.ZipFile, document: Mapping[str, Any]) -> Student:

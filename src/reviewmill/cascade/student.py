@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from reviewmill.cascade.directions import Directions, weighed
 from reviewmill.cascade.features import Floats, Hasher, matrix, products
-from reviewmill.cascade.learning import Calibrated, Reals, calibrate, fit
+from reviewmill.cascade.learning import Calibrated, Reals, calibrate, cross_entropy, fit
 
 RARE: Final = 2
 """A feature that fewer training comments have gets no weight."""
@@ -76,11 +77,13 @@ class Trained:
         student: trained on all of them.
         held_out: comments x labels, logits by cross-validation.
         strength: the regularisation that was chosen.
+        loss: cross-entropy of what it said of them, in nats.
     """
 
     student: Student
     held_out: Reals
     strength: float
+    loss: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,13 @@ class Lesson:
 
 
 def train(
-    lesson: Lesson, labels: Sequence[str], hasher: Hasher, idf: Reals, *, start: Student | None = None
+    lesson: Lesson,
+    labels: Sequence[str],
+    hasher: Hasher,
+    idf: Reals,
+    *,
+    directions: Directions | None = None,
+    start: Student | None = None,
 ) -> Trained:
     """Train a student.
 
@@ -112,25 +121,53 @@ def train(
         labels: the labels.
         hasher: makes the features.
         idf: weight of each feature (`rarity`).
+        directions: main directions of the file, found with the same hasher and idf; each gets a weight too.
         start: a student to begin with, made with the same hasher and idf: the new one is kept near to it, as far as
             the comments do not say otherwise.
     """
     counted = matrix(hasher.blocks(lesson.texts), hasher.size).astype(np.float64)
     kept = np.flatnonzero((np.bincount(counted.indices, minlength=hasher.size) >= RARE) & (idf > 0))
-    rows = _weighed(counted, idf, kept)
-    before = None if start is None else start.spoken.logits(start.logits(lesson.texts))
+    rows = weighed(counted, idf, kept)
+    plain = 0
+    if directions is not None:
+        plain = directions.table.shape[1]
+        along = weighed(counted, idf, directions.features) @ directions.table
+        rows = sparse.csr_array(sparse.hstack([rows, sparse.csr_array(along)]))
     targets, weight = lesson.targets, lesson.weight
-    found = fit(rows, targets, weight=weight, offset=before, balance=lesson.balance, seed=lesson.seed)
+    before = None if start is None else _adapted(start, lesson)
+    offset = None if before is None else before.logits
+    found = fit(rows, targets, weight=weight, offset=offset, balance=lesson.balance, plain=plain, seed=lesson.seed)
     table = np.zeros((hasher.size, len(labels) + 1), dtype=np.float32)
     bias = found.weights.bias
-    if start is not None:
-        table[:, :-1] = start.table[:, :-1] * np.float32(start.spoken.scale)
-        bias = bias + start.bias * start.spoken.scale + start.spoken.shift
-    table[kept, :-1] += (found.weights.table * idf[kept, None]).astype(np.float32)
+    if start is not None and before is not None:
+        table[:, :-1] = start.table[:, :-1] * np.float32(before.by.scale)
+        bias = bias + start.bias * before.by.scale + before.by.shift
+    weights = found.weights.table
+    table[kept, :-1] += (weights[: len(kept)] * idf[kept, None]).astype(np.float32)
+    if directions is not None:
+        by_feature = directions.table @ weights[len(kept) :].astype(np.float32)
+        table[directions.features, :-1] += by_feature * idf[directions.features, None].astype(np.float32)
     table[:, -1] = idf**2
     spoken = calibrate(found.held_out, targets, weight)
     ranked = calibrate(found.held_out, np.eye(len(labels))[targets.argmax(axis=1)], weight)
-    return Trained(Student(hasher, tuple(labels), table, bias, spoken, ranked), found.held_out, found.strength)
+    student = Student(hasher, tuple(labels), table, bias, spoken, ranked)
+    loss = cross_entropy(spoken.logits(found.held_out), targets, weight)
+    return Trained(student, found.held_out, found.strength, loss)
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapted:
+    """What another student says of comments, made right for these by one scale and a shift for each label."""
+
+    by: Calibrated
+    logits: Reals
+
+
+def _adapted(start: Student, lesson: Lesson) -> _Adapted:
+    """A student that knows nothing of these comments gets a scale near 0, and so hardly a say."""
+    logits = start.logits(lesson.texts)
+    by = calibrate(logits, lesson.targets, lesson.weight)
+    return _Adapted(by, by.logits(logits))
 
 
 def rarity(counts: Floats, total: int) -> Reals:
@@ -143,10 +180,3 @@ def rarity(counts: Floats, total: int) -> Reals:
     idf = np.maximum(np.log((total + 1) / (counts.astype(np.float64) + 1)), 0.0)
     idf[-1] = 0.0
     return idf
-
-
-def _weighed(counted: sparse.csr_array, idf: Reals, kept: npt.NDArray[np.intp]) -> sparse.csr_array:
-    length = np.sqrt(counted @ idf**2)
-    rows = counted[:, kept].tocsr()
-    rows.data *= idf[kept][rows.indices] / np.repeat(np.where(length > 0, length, 1.0), np.diff(rows.indptr))
-    return rows

@@ -58,8 +58,11 @@ def analyze(
         bool, typer.Option("--per-class", help="The agreement holds for each label by itself.")
     ] = False,
     student: Annotated[
-        Path | None, typer.Option(help="A saved student: a file's cascade begins with it; texts it answers alone.")
+        Path | None, typer.Option(help="A saved student (`distill`): a file's cascade begins with it.")
     ] = None,
+    student_only: Annotated[
+        bool, typer.Option("--student-only", help="Texts are answered by --student: no model, no certificate.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an output that is not ours.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result (texts) or the manifest as JSON.")] = False,
@@ -90,8 +93,8 @@ def analyze(
 
     source = work.one_source(inputs)
     cascade = work.cascade_options(agreement, delta, budget, deadline, per_class=per_class, student=student)
-    if source is None and student is not None:
-        work.answer_by_student(inputs, student, settings, as_json=as_json, quiet=quiet)
+    if alone := work.alone(student, student_only=student_only, texts=source is None):
+        work.answer_by_student(inputs, alone, settings, as_json=as_json, quiet=quiet)
         return
     if source is None:
         if work.analyze_texts(inputs, settings, as_json=as_json, quiet=quiet):

@@ -14,11 +14,13 @@ import typer
 
 from reviewmill.cli import (
     analyze,
+    audit,
     bench,
     calibrate,
     challenge,
     chat,
     compare,
+    distill,
     doctor,
     engine,
     errors,
@@ -43,6 +45,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("analyze")(analyze.analyze)
+app.command("audit")(audit.audit)
+app.command("distill")(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
 app.command("errors")(errors.errors)
 app.command("compare")(compare.compare)

@@ -197,6 +197,8 @@ def show_analysis(analysis: Analysis) -> None:
     if confidence is not None:
         line.append(f"  {confidence:.2f} ").append("█" * round(confidence * _BAR), style=_COLOURS.get(label, "cyan"))
     line.append("  " + " · ".join(f"{name} {p:.2f}" for name, p in analysis["probabilities"].items()), style="dim")
+    if analysis["route"] == "student":
+        line.append(f"  {analysis['provenance']['model']}, not certified", style="yellow")
     screen.print(line)
     if analysis["keywords"]:
         screen.print(Text("  " + "、".join(analysis["keywords"])))

@@ -113,6 +113,25 @@ def needed(cascade: CascadeOptions | None, student: Path | None) -> CascadeOptio
     return cascade
 
 
+def alone(student: Path | None, *, student_only: bool, texts: bool) -> Path | None:
+    """The student that is to answer texts without a model, if one is.
+
+    Raises:
+        SettingsError: it is not said clearly who is to answer.
+    """
+    if not texts and student_only:
+        raise SettingsError(
+            "--student-only answers texts, and this is a file.",
+            hint="A file needs a certificate of its own: say --agreement 0.95 instead.",
+        )
+    if texts and student_only != (student is not None):
+        raise SettingsError(
+            "Texts are answered by the model, or by a student without any model.",
+            hint="For the student, say --student FILE --student-only; for the model, leave out both.",
+        )
+    return student if student_only else None
+
+
 def answer_by_student(texts: list[str], path: Path, settings: Settings, *, as_json: bool, quiet: bool) -> None:
     """Let a saved student answer texts, without any model, and print each result.
 
@@ -128,7 +147,7 @@ def answer_by_student(texts: list[str], path: Path, settings: Settings, *, as_js
         elif not quiet:
             show_analysis(analysis)
     if not quiet:
-        typer.echo("Answered by a student, without a model and without a certificate.", err=True)
+        typer.echo(f"Answered by a {teller.name}: no model was asked, and nothing is certified.", err=True)
 
 
 @dataclass(slots=True)

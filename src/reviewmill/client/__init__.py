@@ -172,6 +172,10 @@ class Client:
         task: str | None = None,
         format: str | None = None,  # noqa: A002
         keywords: bool | None = None,
+        agreement: float | None = None,
+        budget: int | None = None,
+        delta: float | None = None,
+        per_class: bool | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Upload a file of comments, to be analysed.
@@ -185,6 +189,11 @@ class Client:
             task: what to find out; None: what the service does if nothing is said.
             format: the file's format, where its name does not tell.
             keywords: whether keywords are extracted.
+            agreement: let a student answer, while at least this share of the labels (above 0.5, below 1) is surely the
+                model's; the job's `certificate` says what came of it. None: the model answers everything.
+            budget: instead of `agreement`: at most so many questions to the model.
+            delta: probability with which the certificate may be wrong; None: 0.05.
+            per_class: whether the agreement must hold for each label by itself.
             idempotency_key: with the same key, the same request makes one job however often it is sent. None: a new
                 key, so that what is lost on the way is sent again, and every call makes a job.
 
@@ -201,6 +210,10 @@ class Client:
             task=task,
             format=format,
             keywords=None if keywords is None else str(keywords).lower(),
+            agreement=agreement,
+            budget=budget,
+            delta=delta,
+            per_class=None if per_class is None else str(per_class).lower(),
         )
         headers = {
             "Content-Type": "application/octet-stream",

@@ -22,6 +22,8 @@ class Job(BaseModel):
         state: `queued`, `running`, `done`, `failed` or `cancelled`.
         progress: phase, distinct texts and how many are done, rate.
         summary: when done: counts, shares, routes, errors, keywords.
+        cascade: what was asked of a student (`agreement`, `budget`, `delta`, `per_class`); None: nothing.
+        certificate: when a cascade is done: what may be said of the labels; `sentence` says it to everybody.
         error: when failed: why, and what to do.
     """
 
@@ -40,6 +42,8 @@ class Job(BaseModel):
     rows: int | None = None
     progress: dict[str, Any] = {}
     summary: dict[str, Any] | None = None
+    cascade: dict[str, Any] | None = None
+    certificate: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     created_at: datetime
     started_at: datetime | None = None

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from reviewmill.batch.threads import in_thread
 from reviewmill.server.access import LOCAL, Caller, spend_quota
-from reviewmill.server.jobs.worker import in_thread
 from reviewmill.store import JobRecord
 
 if TYPE_CHECKING:

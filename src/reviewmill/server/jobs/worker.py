@@ -5,7 +5,8 @@ What keeps a job from running twice or getting lost:
 * The store gives a job to one worker at a time, for a lease that heartbeats renew, under a fencing token that every
   later write must carry.
 * Each claim works in a folder of its own, which nobody reads unless the job was finished under its token.
-* The run's journal goes from claim to claim, so that a job that is taken over continues.
+* The run's journal goes from claim to claim, so that a job that is taken over continues; with a cascade, with the
+  samples that were drawn.
 
 A job waits for what is not its own fault (the endpoint is down, the disk is full) and tries again; it fails for its
 own input, or when the waiting has brought nothing for `MAX_TRIES` tries, or when `MAX_STUCK` workers in a row died of
@@ -29,6 +30,7 @@ from typing import Any, Final, Literal, TypeVar
 from reviewmill.batch.manifest import Manifest
 from reviewmill.batch.read import Row, Source, open_source
 from reviewmill.batch.run import Run
+from reviewmill.batch.threads import in_thread
 from reviewmill.errors import (
     EndpointLostError,
     InputError,
@@ -41,6 +43,7 @@ from reviewmill.errors import (
 from reviewmill.pipeline import Pipeline, Prepared
 from reviewmill.schema import Comment
 from reviewmill.server.jobs.files import JobFiles
+from reviewmill.server.jobs.goal import options_of
 from reviewmill.server.jobs.results import ResultGoneError, Shape, forget_texts, summary_of, text_digest
 from reviewmill.store import CommentRow, JobRecord, Store
 
@@ -88,6 +91,7 @@ class Standing:
         waiting: why it waits, if it does.
         stuck: claims in a row, this one included, that brought no answer; see `MAX_STUCK`.
         last: the progress of the claim before.
+        cascade: whether a student may answer; then the progress says what it is certified to.
     """
 
     stuck: int
@@ -95,6 +99,7 @@ class Standing:
     run: Run | None = None
     waiting: str | None = None
     rows_total: int | None = None
+    cascade: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """What the store keeps."""
@@ -112,6 +117,7 @@ class Standing:
             "routes": dict(progress.routes),
             "rate": round(progress.rate, 2) if progress.rate else None,
             "eta_s": round(progress.eta) if progress.eta is not None else None,
+            **({"stage": progress.stage, "certified": progress.certified} if self.cascade else {}),
             "waiting": self.waiting,
             "stuck": self.stuck,
         }
@@ -188,7 +194,8 @@ class Worker:
     async def _take(self, job: JobRecord) -> None:
         """Run one job as far as it goes: to its end, or until it is no longer ours, or until we are to stop."""
         last = {name: value for name, value in job.progress.items() if name not in {"waiting", "stuck"}}
-        standing = Standing(stuck=int(job.progress.get("stuck", 0)) + 1, last=last)
+        stuck = int(job.progress.get("stuck", 0)) + 1
+        standing = Standing(stuck=stuck, last=last, cascade=job.options.get("cascade") is not None)
         claim = Claim(job, JobFiles(self._root, job.id), standing)
         log.info("job %s: claimed, token %d, attempt %d", job.id, job.token, job.attempts)
         working = asyncio.create_task(self._work(claim))
@@ -350,6 +357,7 @@ class Worker:
             keep_journal=True,
             insist=True,
             lock_dir=result.parent,
+            cascade=options_of(job.options.get("cascade")),
         )
         claim.standing.run = run
         return await run.execute()
@@ -453,16 +461,6 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait until it has ended; what it ended with is nobody's business any more."""
     task.cancel()
     await asyncio.wait({task})
-
-
-async def in_thread(call: Callable[..., T], *arguments: Any) -> T:
-    """Call in a thread, and stay until it has returned, also when cancelled: it is at work in the job's folder."""
-    thread = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        await asyncio.wait({thread})
-        raise
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:

@@ -18,6 +18,8 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
+from reviewmill.batch.goals import LEAST_BUDGET
+from reviewmill.batch.threads import in_thread
 from reviewmill.errors import ColumnError, IdempotencyConflictError, InputError, OutputError
 from reviewmill.server.access import Caller, require
 from reviewmill.server.jobs.check import Found, Wanted, check
@@ -25,9 +27,9 @@ from reviewmill.server.jobs.download import RESULT_FILE, result_response
 from reviewmill.server.jobs.enqueue import Good, enqueue
 from reviewmill.server.jobs.events import ENDED, event_id, job_events, public_progress
 from reviewmill.server.jobs.files import JobFiles, kind_of, shown_name
+from reviewmill.server.jobs.goal import FIELDS, GoalError, goal_of
 from reviewmill.server.jobs.intake import Upload, UploadTooLargeError, receive
 from reviewmill.server.jobs.results import ResultFormat
-from reviewmill.server.jobs.worker import in_thread
 from reviewmill.server.problems import Fault, Problem, invalid, not_found
 from reviewmill.server.schemas import Cursor, problem_responses
 from reviewmill.server.state import Service, service_of
@@ -61,6 +63,8 @@ _JOB_EXAMPLE: Final[dict[str, Any]] = {
         "labels": {"positive": 700, "negative": 300},
         "shares": {"positive": 0.7, "negative": 0.3},
     },
+    "cascade": None,
+    "certificate": None,
     "error": None,
     "created_at": "2026-01-05T08:30:00Z",
     "started_at": "2026-01-05T08:30:01Z",
@@ -87,6 +91,10 @@ class Job(BaseModel):
     rows: int | None = Field(description="rows of the upload")
     progress: dict[str, Any] = Field(description="phase, distinct texts and how many are done, rate, why it waits")
     summary: dict[str, Any] | None = Field(description="when done: counts, shares, routes, errors, keywords")
+    cascade: dict[str, Any] | None = Field(description="what was asked of a student: agreement or budget, delta")
+    certificate: dict[str, Any] | None = Field(
+        description="when a cascade is done: what may be said of its labels, with a `sentence` and a `statement`"
+    )
     error: dict[str, Any] | None = Field(description="when failed: why, and what to do")
     created_at: datetime
     started_at: datetime | None
@@ -117,6 +125,8 @@ def _shown(job: JobRecord) -> Job:
         rows=job.options.get("rows"),
         progress=public_progress(job.progress),
         summary=job.summary,
+        cascade=job.options.get("cascade"),
+        certificate=(job.summary or {}).get("certificate"),
         error=job.error,
         created_at=job.created_at,
         started_at=job.started_at,
@@ -138,6 +148,7 @@ _FORM: Final[dict[str, Any]] = {
         "task": {"type": "string", "description": "what to find out; `sentiment` if not given"},
         "format": {"type": "string", "description": "the file's format, where its name does not tell"},
         "keywords": {"type": "boolean", "description": "whether keywords are extracted"},
+        **FIELDS,
     },
 }
 _BODY: Final[dict[str, Any]] = {
@@ -165,6 +176,7 @@ class Asked:
     task: str | None
     format: str | None
     keywords: bool | None
+    cascade: dict[str, Any] | None
 
     @classmethod
     def of(cls, query: Any, fields: dict[str, str]) -> Asked:
@@ -174,14 +186,12 @@ class Asked:
             Problem: a value is none that it may be.
         """
         given = {name: value for name, value in {**query, **fields}.items() if value != ""}
-        if "agreement" in given:
-            raise invalid(
-                "agreement",
-                "the cascade, which it is the target of, is not part of this version",
-                hint="Leave it out: every comment is answered by the model.",
-            )
         names = ("text", "id", "customer", "task", "format")
-        return cls(**{name: given.get(name) for name in names}, keywords=_flag(given.get("keywords")))
+        try:
+            cascade = goal_of(given)
+        except GoalError as error:
+            raise invalid(error.field, error.detail, hint=error.hint) from None
+        return cls(**{name: given.get(name) for name in names}, keywords=_flag(given.get("keywords")), cascade=cascade)
 
 
 def _flag(value: str | None) -> bool | None:
@@ -213,11 +223,17 @@ async def create_job(
     task: Annotated[str | None, Query(description="likewise")] = None,
     format: Annotated[str | None, Query(description="likewise")] = None,  # noqa: A002
     keywords: Annotated[bool | None, Query(description="likewise")] = None,
+    agreement: Annotated[float | None, Query(gt=0.5, lt=1, description="likewise")] = None,
+    budget: Annotated[int | None, Query(ge=LEAST_BUDGET, description="likewise")] = None,
+    delta: Annotated[float | None, Query(gt=0, lt=0.5, description="likewise")] = None,
+    per_class: Annotated[bool | None, Query(description="likewise")] = None,
     filename: Annotated[str | None, Query(description="what the file is called, likewise")] = None,
 ) -> Job:
     """Upload a file of comments: a form with the file in it, or the file alone as the body.
 
     A body is of the kind that its type says (`application/x-ndjson`, `text/csv`, ...), or its name, or `format`.
+
+    With `agreement` (or `budget`) a student answers what it surely can (a cascade): see `certificate` of the job.
 
     With an `Idempotency-Key`, the same request makes the job once, however often it is sent.
     """
@@ -253,7 +269,12 @@ class Arrived:
             id_column=found.id_column,
             size=self.upload.size,
             sha256=self.upload.sha256,
-            options={"rows": found.rows, "keywords": self.asked.keywords, "customer": found.customer_column},
+            options={
+                "rows": found.rows,
+                "keywords": self.asked.keywords,
+                "customer": found.customer_column,
+                **({"cascade": self.asked.cascade} if self.asked.cascade is not None else {}),
+            },
         )
 
 

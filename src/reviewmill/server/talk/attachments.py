@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from reviewmill.batch.read import open_source
+from reviewmill.batch.threads import in_thread
 from reviewmill.errors import ColumnError, InputError, OutputError, ReviewmillError
 from reviewmill.server.jobs.check import Found, Wanted, check
 from reviewmill.server.jobs.files import JobFiles, remove_folder, shown_name
 from reviewmill.server.jobs.intake import receive
 from reviewmill.server.jobs.results import text_digest
 from reviewmill.server.jobs.room import ORPHAN_S, JobRoom
-from reviewmill.server.jobs.worker import in_thread
 from reviewmill.server.talk.kinds import kind_of_content
 from reviewmill.server.talk.speaker import Speaker
 from reviewmill.settings import ServiceSettings
