@@ -94,11 +94,15 @@ class ChatProcess:
         if wait is not None:
             self.until(READY, wait)
 
-    def until(self, text: str, seconds: float = 30) -> str:
-        """Wait until it says something; return all that it said."""
+    def times(self, text: str) -> int:
+        """How often it has said something."""
+        return self.said.read_text("utf-8").count(text)
+
+    def until(self, text: str, seconds: float = 30, *, more_than: int = 0) -> str:
+        """Wait until it has said something, more often than so; return all that it said."""
         assert self.process is not None
         deadline = time.monotonic() + seconds
-        while text not in (said := self.said.read_text("utf-8")):
+        while (said := self.said.read_text("utf-8")).count(text) <= more_than:
             assert self.process.poll() is None, said
             assert time.monotonic() < deadline, f"it did not say {text!r}:\n{said}"
             time.sleep(0.1)
