@@ -299,6 +299,7 @@ def test_without_the_service_the_chat_says_so_and_keeps_what_was_said(li: Visito
 
     li.new_chat()
     li.say("断线之前的评论，质量很好。", expected="%")
+    said = real_chat.process.times("The service is back.")
     os.kill(real_chat.process.pid("service"), signal.SIGSTOP)
     os.kill(real_chat.process.pid("service"), signal.SIGKILL)
     li.page.locator("#chat-input").click()
@@ -306,7 +307,7 @@ def test_without_the_service_the_chat_says_so_and_keeps_what_was_said(li: Visito
     li.page.keyboard.press("Enter")
     time.sleep(2)
     li.shot("service-away")
-    real_chat.process.until("The service is back.", 90)
+    real_chat.process.until("The service is back.", 90, more_than=said)
     li.page.reload()
     expect(li.page.locator(".chat-assistant").first).to_contain_text("%")
     li.say("服务回来了，质量很好。", expected="%")
