@@ -36,8 +36,7 @@ test-fast: $(VENV)/.developing  ## run the tests that are neither slow nor need 
 test-vllm: $(VENV)/.developing model vllm  ## serve the embedded model's weights with the real vLLM, and measure (10 minutes, 20 GB)
 	@$(BIN)/python benchmarks/vllm_engine.py
 
-test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres chromium  ## set up all that the tests need
-
+test-setup: $(VENV)/.developing $(VENV)/.tiny-model model redis postgres chromium chat vllm  ## set up all that the tests need
 
 lint: $(VENV)/.developing  ## check style (ruff), formatting (ruff format) and types (mypy)
 	@echo "==> Checking style, formatting and types"

@@ -81,8 +81,9 @@ class PlainLabeller(Labeller):
         whole = hashlib.sha256(self._plain_frame + text.encode("utf-8", "surrogatepass")).digest()
         return self.text_prefix(text) + whole[: KEY_BYTES - TEXT_PREFIX_BYTES]
 
-    async def _label_fitting(self, text: str) -> Answer:
-        return await self._label(text, ())  # the usual way neither shortens nor looks for orders
+    async def label_here(self, text: str) -> Answer:
+        """One question: the usual way neither shortens nor looks for orders."""
+        return await self._label(text, ())
 
     def _answer(self, reply: Completion, parsed: Parsed, label: str, flags: tuple[str, ...]) -> Answer:
         found = super()._answer(reply, parsed, label, flags)
