@@ -3,10 +3,10 @@
     python benchmarks/cascade_speed.py comments.jsonl labels.jsonl [--rows 200] [--target 0.90]
 
 In one run on one engine: the plain way (`main_job.py`) and reviewmill without keywords answer the same `--rows`
-comments of the first file, which gives both rates. Then the cascade runs over the second file, the model's labels of all
-its comments, collected once (see `cascade.py`): it tells how many questions it needs, and takes its own time. The whole
-run is that time and the questions at reviewmill's rate; the plain one is every comment at the plain rate. Peak memory
-is that of this process, the model included.
+comments of the first file, which gives both rates. Then the cascade runs over the second file, the model's
+labels of all its comments, collected once (see `cascade.py`): it tells how many questions it needs, and takes
+its own time. The whole run is that time and the questions at reviewmill's rate; the plain one is every comment
+at the plain rate. Peak memory is that of this process, the model included.
 """
 
 from __future__ import annotations
