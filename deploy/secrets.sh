@@ -28,8 +28,13 @@ cache = "redis://:$redis@redis:6379/0"
 [service]
 database = "postgresql://reviewmill:$postgres@postgres:5432/reviewmill"
 TOML
+random > secrets.part/webui_secret_key
+random > secrets.part/webui_admin_password
+# Filled when the service runs, which makes its keys itself (compose.yaml).
+: > secrets.part/chat_key
 # Each container reads its file under a user of its own. On this machine the folder keeps everybody else out.
 chmod 0444 secrets.part/*
+chmod 0644 secrets.part/chat_key
 chmod 0700 secrets.part
 mv secrets.part secrets
-echo "Made secrets/postgres_password, secrets/redis.conf and secrets/reviewmill.toml. Keep a copy in a safe place." >&2
+echo "Made passwords in $(pwd)/secrets. Keep a copy in a safe place." >&2

@@ -26,7 +26,17 @@ def load() -> dict[str, Any]:
         return json.loads(STATE.read_text("utf-8"))
     me = {"id": "0", "email": os.environ["WEBUI_ADMIN_EMAIL"], "name": "machine", "role": "admin"}
     passwords = {me["email"]: os.environ["WEBUI_ADMIN_PASSWORD"]}
-    return {"users": [me], "passwords": passwords, "functions": {}, "models": [], "feedbacks": [], "asked": []}
+    state = {"users": [me], "passwords": passwords, "functions": {}, "models": [], "feedbacks": [], "asked": []}
+    return state | {"connections": connections(), "valves": {}}
+
+
+def connections() -> dict[str, Any]:
+    return {
+        "ENABLE_OPENAI_API": True,
+        "OPENAI_API_BASE_URLS": os.environ["OPENAI_API_BASE_URLS"].split(";"),
+        "OPENAI_API_KEYS": os.environ["OPENAI_API_KEYS"].split(";"),
+        "OPENAI_API_CONFIGS": json.loads(os.environ["OPENAI_API_CONFIGS"]),
+    }
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -69,6 +79,15 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/v1/models/create":
             state["models"].append(body)
             return 200, body
+        if path == "/openai/config":
+            return 200, state["connections"]
+        if path == "/openai/config/update":
+            state["connections"] = body
+            return 200, body
+        if found := re.fullmatch(r"/api/v1/functions/id/(\w+)/valves(/update)?", path):
+            if found[2]:
+                state["valves"][found[1]] = body
+            return 200, state["valves"].get(found[1])
         if path == "/api/v1/functions/create":
             state["functions"][body["id"]] = {**body, "is_active": False}
             return 200, body

@@ -69,7 +69,7 @@ def rows_of(reply: httpx2.Response) -> list[dict[str, str]]:
 def test_a_file_is_analysed_whole_and_once(chat: Chat, stub: StubEndpoint) -> None:
     files = attached(chat, table(COMMENTS))
     answer = chat.ask("请分析这个文件", files)
-    assert answer.startswith("**reviews&#46;csv** · 5 条评论，评论列为 评论\n")
+    assert answer.startswith("**reviews\\.csv** · 5 条评论，评论列为 评论\n")
     assert "| 正面 | 2 | 40.0% | ████████░░░░░░░░░░░░ |" in answer
     assert "| 负面 | 2 | 40.0% |" in answer
     assert "- 负面：物流太慢 (1)" in answer
@@ -90,7 +90,7 @@ def test_a_file_is_analysed_whole_and_once(chat: Chat, stub: StubEndpoint) -> No
 
 def test_a_question_beside_a_new_file_is_answered_about_it(chat: Chat) -> None:
     answer = chat.ask("only negative", attached(chat, table(["great", "bad", "slow delivery"], "comment")))
-    assert answer.startswith("**reviews&#46;csv** · 3 comments in the column comment\n\n**2 of 3 comments** · negative")
+    assert answer.startswith("**reviews\\.csv** · 3 comments in the column comment\n\n**2 of 3 comments** · negative")
     assert "| 2 | bad | negative |" in answer
 
 
@@ -127,8 +127,8 @@ def test_several_files_in_one_message(chat: Chat) -> None:
     second = "9f2c1a90-6a51-4a53-9a0e-0d6b1f9f7c22"
     files = attached(chat, table(COMMENTS), "may.csv") | attached(chat, table(["很好", "好"]), "june.csv", second)
     answer = chat.ask("分析", files)
-    assert "**may&#46;csv** · 5 条评论" in answer
-    assert "**june&#46;csv** · 2 条评论" in answer
+    assert "**may\\.csv** · 5 条评论" in answer
+    assert "**june\\.csv** · 2 条评论" in answer
     assert "2 条评论里没有：负面" in chat.ask("只看差评", files)  # the last one
     assert "5 条评论中的 2 条" in chat.ask("只看may里的差评", files)
     assert "5 条评论中的 2 条" in chat.ask("只看差评", files)  # the one that was spoken of last

@@ -20,16 +20,23 @@ from redis import Redis
 from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from reviewmill.chat import install
+from reviewmill.chat.environment import Wiring
+from reviewmill.chat.environment import environment as chat_environment
+from reviewmill.chat.place import Secrets
+from reviewmill.chat.programs import origins
+from reviewmill.cli.chat import KEY_VARIABLE, PASSWORD_VARIABLE, TOKEN_VARIABLE
 from reviewmill.cli.main import app
 from reviewmill.server.app import ROUTERS
 from reviewmill.server.metrics import Metrics
 from reviewmill.server.problems import TYPE_PREFIX
-from reviewmill.settings import ServiceSettings, Settings, load_settings
+from reviewmill.settings import ChatSettings, ServiceSettings, Settings, load_settings
 from reviewmill.store import database_url
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 MANUAL = ROOT / "docs" / "service.md"
+CHAT_MANUAL = ROOT / "docs" / "chat.md"
 FILES = ["Dockerfile", "compose.yaml", "reviewmill.service", "reviewmill.toml", "Caddyfile", "secrets.sh"]
 PULLED = re.compile(r"(?:[a-z0-9.-]+/)*[a-z0-9.-]+:v?\d+\.\d+(?:\.\d+)?[a-z0-9.-]*(?:@sha256:[0-9a-f]{64})?")
 """An image by its exact version: `latest`, `17` or `alpine` would be another one tomorrow."""
@@ -46,20 +53,28 @@ def _no_settings_of_ours(monkeypatch, tmp_path):
 # --- what they name exists --------------------------------------------------------------------------------------------
 
 
+CHAT_VARIABLES = {KEY_VARIABLE, TOKEN_VARIABLE, PASSWORD_VARIABLE, "REVIEWMILL_CHAT_SERVICE", "REVIEWMILL_CHAT_KEY"}
+"""Those of the chat that are no settings: secrets, and what the action that corrects labels reads."""
+
+
 def is_setting(variable: str) -> bool:
     name = variable.removeprefix("REVIEWMILL_").lower()
+    if variable in CHAT_VARIABLES:
+        return True
+    if name.startswith("chat__"):
+        return name.removeprefix("chat__") in ChatSettings.model_fields
     if name.startswith("service__"):
         return name.removeprefix("service__") in ServiceSettings.model_fields
     return name == "config" or (name in Settings.model_fields and name != "service")
 
 
-@pytest.mark.parametrize("path", [*(DEPLOY / name for name in FILES), MANUAL], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*(DEPLOY / name for name in FILES), MANUAL, CHAT_MANUAL], ids=lambda path: path.name)
 def test_every_variable_that_is_named_is_a_setting(path):
     unknown = {name for name in re.findall(r"REVIEWMILL_\w+", path.read_text()) if not is_setting(name)}
     assert not unknown
 
 
-@pytest.mark.parametrize("path", [*(DEPLOY / name for name in FILES), MANUAL], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*(DEPLOY / name for name in FILES), MANUAL, CHAT_MANUAL], ids=lambda path: path.name)
 def test_every_command_that_is_named_exists(path):
     for line in command_lines(path.read_text()):
         check_command(shlex.split(line, comments=True))
@@ -215,23 +230,24 @@ def services() -> dict[str, dict]:
 
 
 def test_compose_has_the_services():
-    assert set(services()) == {"reviewmill", "postgres", "redis", "vllm"}
-    assert [name for name, service in services().items() if "profiles" in service] == ["vllm"]
-    assert services()["vllm"]["profiles"] == ["gpu"]
+    profiles = {name: service.get("profiles") for name, service in services().items()}
+    optional = {"vllm": ["gpu"], "open-webui": ["chat"], "chat-wiring": ["chat-wiring"]}
+    assert profiles == dict.fromkeys(("reviewmill", "postgres", "redis")) | optional
 
 
 def test_images_are_of_exact_versions():
     for name, service in services().items():
-        if "build" not in service:
+        if service["image"] != "reviewmill:local":
             assert PULLED.fullmatch(service["image"]), name
+            assert "build" not in service
     for loose in ("redis", "redis:latest", "redis:7", "postgres:alpine"):
         assert not PULLED.fullmatch(loose)
 
 
-def test_only_the_service_is_published_and_only_here():
+def test_only_what_people_use_is_published_and_only_here():
     published = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert set(published) == {"reviewmill"}
-    assert all(port.startswith("127.0.0.1:") for port in published["reviewmill"])
+    assert set(published) == {"reviewmill", "open-webui"}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
     assert all(service.get("network_mode") != "host" for service in services().values())
 
 
@@ -259,7 +275,7 @@ def test_secrets_are_used_and_none_is_missing():
     assert mounted == used
 
 
-@pytest.mark.parametrize("name", ["reviewmill", "postgres", "redis"])
+@pytest.mark.parametrize("name", ["reviewmill", "postgres", "redis", "chat-wiring"])
 def test_containers_may_do_little(name):
     service = services()[name]
     assert service["read_only"] is True
@@ -267,14 +283,14 @@ def test_containers_may_do_little(name):
     assert "cap_add" not in service
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert any(mount.startswith("/tmp") for mount in service["tmpfs"])
-    if name != "reviewmill":  # whose image says so
+    if service["image"] != "reviewmill:local":  # which says so itself
         assert service["user"] not in {"root", "0"}
 
 
 def test_service_starts_when_the_databases_answer():
     waits = services()["reviewmill"]["depends_on"]
     assert waits == {name: {"condition": "service_healthy"} for name in ("postgres", "redis")}
-    for name in ("postgres", "redis", "vllm"):
+    for name in ("postgres", "redis", "vllm", "open-webui"):
         assert services()[name]["healthcheck"]["test"], name
 
 
@@ -296,6 +312,147 @@ def test_what_is_left_empty_is_the_default(monkeypatch):
     assert settings.service.public_url is None
 
 
+# --- the chat in compose ----------------------------------------------------------------------------------------------
+
+SERVICE = "http://reviewmill:8080"
+SECRETS = Secrets(webui_key="SIGNS", machine_password="ADMIN")
+
+
+def resolved(value: str, **given: str) -> str:
+    """A value as compose sees it: defaults of variables that are not given, `$$` for a dollar."""
+    variable = re.compile(r"(?<!\$)\$\{(\w+):-([^${}]*)\}")
+    while found := variable.search(value):
+        value = value.replace(found[0], given.get(found[1], found[2]))
+    assert not re.search(r"(?<!\$)\$(?!\$)", value), value
+    return value.replace("$$", "$")
+
+
+def of_compose(**given: str) -> dict[str, str]:
+    return {name: resolved(value, **given) for name, value in services()["open-webui"]["environment"].items()}
+
+
+def of_reviewmill_chat(**settings: str | int) -> dict[str, str]:
+    """What `reviewmill chat` would give Open WebUI for the same service."""
+    url, allowed = origins(load_settings(chat=settings))
+    wiring = Wiring(SERVICE, "KEY", ["reviewmill-sentiment"], url, allowed)
+    return chat_environment(wiring, SECRETS, Path("/app/backend/data"), slim=True)
+
+
+def started(tmp_path: Path, name: str, **secrets: str) -> subprocess.CompletedProcess[str]:
+    """Run what the container begins with, but show its variables instead of what would come then."""
+    shell, options = services()[name]["entrypoint"]
+    script = resolved(services()[name]["command"][0]).replace("/run/secrets", str(tmp_path))
+    for secret in services()[name]["secrets"]:
+        (tmp_path / secret).write_text(secrets.get(secret, ""))
+    script, replaced = re.subn(r"^exec .*\Z", "exec env", script, flags=re.MULTILINE | re.DOTALL)
+    assert replaced == 1
+    path = {"PATH": os.environ["PATH"]}
+    return subprocess.run([shell, options, script], env=path, check=False, capture_output=True, text=True)
+
+
+def variables(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    return {name: value for name, value in found.items() if name not in {"PATH", "PWD", "SHLVL", "_", "OLDPWD"}}
+
+
+def comparable(variables: dict[str, str]) -> dict[str, object]:
+    """With what JSON says instead of how it is written, and addresses in no order."""
+    plain: dict[str, object] = {
+        name: json.loads(value) if value.startswith(("[", '{"')) else value for name, value in variables.items()
+    }
+    return plain | {"CORS_ALLOW_ORIGIN": set(variables["CORS_ALLOW_ORIGIN"].split(";"))}
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        ({}, {}),
+        ({"CHAT_PORT": "3100"}, {"port": 3100}),
+        ({"CHAT_URL": "https://chat.example", "CHAT_HTTPS": "true"}, {"url": "https://chat.example"}),
+    ],
+)
+def test_open_webui_is_started_as_reviewmill_chat_starts_it(tmp_path, given, settings):
+    secrets = {"chat_key": "KEY", "webui_secret_key": "SIGNS\n", "webui_admin_password": "ADMIN"}
+    here = comparable(of_compose(**given) | variables(started(tmp_path, "open-webui", **secrets)))
+    there = comparable(of_reviewmill_chat(**settings))
+    # Its image is no installed package; names inside of the compose network go past a proxy; nobody but its first
+    # administrator wires it.
+    assert there.pop("FROM_INIT_PY") == "true"
+    for name in ("NO_PROXY", "no_proxy"):
+        there[name] = f"{there[name]},reviewmill"
+    there |= {"WEBUI_ADMIN_EMAIL": ChatSettings().admin_email, "WEBUI_ADMIN_NAME": "Administrator"}
+    assert here == there
+
+
+def test_open_webui_has_no_secret_in_its_file(tmp_path):
+    secrets = {"chat_key": "KEY", "webui_secret_key": "SIGNS", "webui_admin_password": "ADMIN"}
+    inside = variables(started(tmp_path, "open-webui", **secrets))
+    assert set(inside.values()) == set(secrets.values())
+    assert not set(inside) & set(services()["open-webui"]["environment"])
+    secret = {name for name, value in of_reviewmill_chat().items() if value in {"KEY", "SIGNS", "ADMIN"}}
+    assert set(inside) == secret
+
+
+def test_open_webui_says_that_its_key_is_missing(tmp_path):
+    done = started(tmp_path, "open-webui", webui_secret_key="SIGNS", webui_admin_password="ADMIN")
+    assert done.returncode == 1
+    assert "secrets/chat_key is empty" in done.stderr
+
+
+def test_open_webui_is_the_version_that_reviewmill_chat_installs():
+    name, _, tag = services()["open-webui"]["image"].partition(":")
+    assert name == "ghcr.io/open-webui/open-webui"
+    assert tag == f"v{install.VERSION}-slim"
+
+
+def test_open_webui_may_do_as_little_as_its_image_allows():
+    service = services()["open-webui"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["networks"] == ["outside"]
+    assert service["depends_on"] == {"reviewmill": {"condition": "service_healthy"}}
+    (volume,) = service["volumes"]
+    assert volume.partition(":")[2] == service["environment"]["DATA_DIR"]
+    assert service["ports"][0].endswith(":8080")
+
+
+def test_wiring_is_a_command_of_ours(tmp_path):
+    service = services()["chat-wiring"]
+    (said,) = re.findall(
+        r"^exec reviewmill (.*)\Z", service["command"][0].replace("\\\n", " "), re.MULTILINE | re.DOTALL
+    )
+    words = shlex.split(said)
+    options = dict(zip(words[1::2], words[2::2], strict=True))
+    assert words[0] == "chat"
+    chat = typer.main.get_command(app).commands["chat"]
+    assert set(options) <= {name for option in chat.params for name in option.opts}
+    assert options == {
+        "--webui": "http://open-webui:8080",
+        "--service": SERVICE,
+        "--service-key-file": "/run/secrets/chat_key",
+    }
+    assert variables(started(tmp_path, "chat-wiring", webui_admin_password="ADMIN")) == {PASSWORD_VARIABLE: "ADMIN"}
+    email = resolved(service["environment"]["REVIEWMILL_CHAT__ADMIN_EMAIL"])
+    assert email == of_compose()["WEBUI_ADMIN_EMAIL"] == ChatSettings().admin_email
+
+
+@pytest.mark.parametrize("path", [DEPLOY / "compose.yaml", CHAT_MANUAL], ids=lambda path: path.name)
+def test_key_of_the_chat_may_do_what_the_chat_needs(path):
+    head = path.read_text().partition("\nname:")[0].replace("# ", "")
+    (line,) = [line for line in command_lines(head.replace("\\\n", " ")) if line.startswith("keys create chat ")]
+    words = shlex.split(line)
+    assert set(words[words.index("chat") + 2 :: 2]) == {"analyse", "jobs", "chat"}
+    assert "> secrets/chat_key" in head
+    assert "docker compose --profile chat up" in head
+    assert "docker compose run --rm chat-wiring" in head
+
+
+def test_variables_of_the_chat_are_explained():
+    used = set(re.findall(r"\$\{(CHAT_\w+):-", (DEPLOY / "compose.yaml").read_text()))
+    assert used == set(re.findall(r"`(CHAT_\w+)", CHAT_MANUAL.read_text()))
+
+
 # --- passwords --------------------------------------------------------------------------------------------------------
 
 
@@ -313,7 +470,9 @@ def test_passwords_are_random_and_agree(tmp_path, monkeypatch):
         re.search(r"^requirepass (\w+)$", (folder / "redis.conf").read_text(), re.MULTILINE)[1]
         for folder in (first, second)
     ]
-    assert len(set(passwords)) == 4
+    names = ("webui_secret_key", "webui_admin_password")
+    passwords += [(folder / name).read_text() for folder in (first, second) for name in names]
+    assert len(set(passwords)) == 8
     assert all(re.fullmatch("[0-9a-f]{64}", password) for password in passwords)
     monkeypatch.setenv("REVIEWMILL_CONFIG", str(first / "reviewmill.toml"))
     settings = load_settings()
@@ -327,6 +486,9 @@ def test_passwords_are_random_and_agree(tmp_path, monkeypatch):
 def test_passwords_are_for_their_owner_and_never_replaced(tmp_path):
     folder = made_secrets(tmp_path / "a")
     assert folder.stat().st_mode & 0o777 == 0o700
+    # The key of the chat comes later, from the service.
+    assert (folder / "chat_key").read_bytes() == b""
+    assert (folder / "chat_key").stat().st_mode & 0o777 == 0o644
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     again = subprocess.run(["sh", "secrets.sh"], cwd=folder.parent, check=False, capture_output=True)
     assert again.returncode == 1

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from reviewmill.schema import Analysis
+from reviewmill.server.face.overview import file_line
 from reviewmill.server.face.render import MAX_ROWS, inline, quote, render, render_many, render_one, shorten, visible
+from reviewmill.server.face.words import CHINESE, ENGLISH
 from reviewmill.tasks import load_task
 
 SENTIMENT = load_task("sentiment")
@@ -19,6 +21,9 @@ EMOTION = load_task("emotion")
 RENDERER = MarkdownIt("commonmark", {"html": True, "typographer": True}).enable(
     ["table", "strikethrough", "replacements"]
 )
+# Open WebUI 0.12.4 shows text as it stands in the source: no reference is resolved.
+LITERAL = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).disable("entity")
+JOINER = "\u2060"
 HARMLESS = {"paragraph", "blockquote", "text", "softbreak", "hardbreak", "strong", "table", "thead", "tbody", "inline"}
 HARMLESS |= {"tr", "th", "td"}
 
@@ -48,6 +53,10 @@ NASTY = (
     "!!! note\n: definition\n::: warning\n% x",
     "(c) (tm) +- ... -- --- ?!!!!",
     "line\\\nline  \nline",
+    "1) a\n12. b\n\\) c\n\\] d",
+    "\\begin{equation}x\\end{equation} \\ce{x} \\pu{x} [1] [2][3#a] [^1]",
+    "<details open>\n<summary>x</summary>\ny\n</details>",
+    ":::code\nx\n:::\n<u>x</u> <@U:1|x> <#x>",
     "<!-- --><?php ?><![CDATA[x]]><!DOCTYPE x>",
 )
 SIGNS = st.text(st.sampled_from("\\`*_{}[]<>()#+-.!|~$^=:/&;@'\"ab1 \n\t好差（）！\u202e\u200d\u3000"), max_size=40)
@@ -123,11 +132,11 @@ def quoted(markdown: str) -> str:
 
 def seen(text: str) -> str:
     # HTML shows white space as single spaces, wherever it stands; word joiners keep addresses from becoming links.
-    return " ".join(text.replace("\u2060", "").split())
+    return " ".join(text.replace(JOINER, "").split())
 
 
 def looked(text: str) -> str:
-    return visible(text.replace("\u2060", ""))
+    return visible(text.replace(JOINER, ""))
 
 
 @settings(max_examples=400)
@@ -207,6 +216,49 @@ def test_no_address_is_left_for_renderers_that_look_for_them_last(parts) -> None
         assert not ADDRESSES.search(" ".join(shown(token) for token in tokens(markdown) if token.type == "inline"))
 
 
+@settings(max_examples=400)
+@given(TEXTS)
+@example("\n".join(NASTY))
+def test_programs_that_resolve_no_references_show_the_same(text) -> None:
+    for markdown in (render_one(analysis(text)), render_many([analysis(text)] * 2, SENTIMENT)):
+        assert "&#" not in markdown
+        literal, resolved = (
+            [shown(token) for token in renderer.parse(markdown) if token.type == "inline"]
+            for renderer in (LITERAL, MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]))
+        )
+        assert literal == resolved
+
+
+@settings(max_examples=400)
+@given(TEXTS)
+@example("\n".join(NASTY))
+@example("\\(x\\) \\[x\\] (1) [1] 1)")
+def test_nothing_is_left_of_the_syntax_of_chat_programs(text) -> None:
+    marks = [(0, len(text))]
+    for markdown in (quote(text), quote(text, marks), inline(text, 60), render_many([analysis(text)] * 2, SENTIMENT)):
+        # Ends of formulas; begins of Open WebUI's blocks, mentions, citations and footnotes.
+        assert not re.search(r"\\[)\]]|(?<!\\)\$|\\\[|<(?!\u2060)|\[[\d^]|\{\{", markdown)
+
+
+NAMES = TEXTS | st.sampled_from(
+    ["reviews.csv", "**x**.csv", "a](http://evil.example).csv", "<b>.xlsx", "（1）.csv", "."]
+)
+
+
+@settings(max_examples=400)
+@given(NAMES)
+@example("reviews.2026-01.csv")
+def test_the_name_of_a_file_is_shown_as_it_is(name) -> None:
+    for words in (CHINESE, ENGLISH):
+        line = file_line(name, 3, name, words)
+        (content,) = [token for token in RENDERER.parse(line) if token.type == "inline"]
+        tokens(line)
+        assert seen(shown(content)).count(seen(shorten(name, 80))) >= 2
+        assert not shorten(name, 80) or content.children[1].type == "strong_open"
+        assert shown(content) == "".join(t.content for t in LITERAL.parse(line)[1].children or [])
+    assert file_line("reviews.csv", 3, "text", ENGLISH) == "**reviews\\.csv** · 3 comments in the column text"
+
+
 @given(st.text(max_size=200), st.integers(2, 30))
 def test_what_is_shortened_is_a_beginning(text, most) -> None:
     short = shorten(text, most)
@@ -236,13 +288,13 @@ def test_one_comment() -> None:
 def test_english_for_what_is_not_chinese() -> None:
     markdown = render_one(marked("Well-made, 5.5 stars. It works: yes.", "Well-made", language="en"))
     assert markdown.startswith("**negative** ")
-    assert "> **Well-made**, 5&#46;5 stars. It works: yes.\n" in markdown
+    assert "> **Well-made**, 5\\.5 stars. It works: yes.\n" in markdown
     assert markdown.endswith("Keywords: Well-made\n")
 
 
 def test_a_keyword_between_letters_and_punctuation_is_bold() -> None:
-    for text, word in [("很（差）啊", "（差）"), ("好!!!a", "!!!"), ("a*b*c", "*b*"), ("x😀y", "😀")]:
-        html = RENDERER.render(quote(text, [(text.index(word), text.index(word) + len(word))]))
+    for text, word in [("很（差）啊", "（差）"), ("好!!!a", "!!!"), ("a*b*c", "*b*"), ("x😀y", "😀"), ("a)b", ")")]:
+        html = RENDERER.render(quote(text, [(text.index(word), text.index(word) + len(word))])).replace(JOINER, "")
         assert f"<strong>{word}</strong>" in html
 
 
@@ -254,7 +306,7 @@ def test_what_has_no_label_says_so() -> None:
     assert default == "**无可判断**：平台的默认文字\n\n> 此用户没有填写评价。\n"
     error = {"type": "endpoint_timeout", "message": "http://x did not answer."}
     failed = render_one(analysis("很好", None, status="error", error=error, needs_review=True))
-    assert failed.startswith("**出错**：http&#58;//&#8288;x did not answer.")
+    assert failed.startswith("**出错**：http\\://\u2060x did not answer.")
     assert "%" not in failed
 
 
@@ -311,7 +363,7 @@ def test_a_task_of_ones_own() -> None:
     row = analysis("气死", None) | {"emotion": "anger", "status": "ok", "provenance": {"task": "emotion"}}
     assert "**愤怒**" in render_one(Analysis(row))
     own = Analysis(row | {"mood": "a|b*c", "provenance": {"task": "mood"}})
-    assert "**a&#124;b&#42;c**" in render_one(own)
+    assert "**a\\|b\\*c**" in render_one(own)
     assert "愤怒 2 (100.0%)" in render_many([Analysis(row)] * 2, EMOTION)
 
 

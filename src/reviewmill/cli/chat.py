@@ -7,7 +7,7 @@ import secrets
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
@@ -18,6 +18,9 @@ from reviewmill.cli.serve import check_extra
 from reviewmill.cli.show import console
 from reviewmill.errors import SettingsError, WebUIError
 from reviewmill.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from reviewmill.chat.webui import WebUI
 
 app = typer.Typer(
     help="The chat: Open WebUI, wired to the service. Without a command: start it.", no_args_is_help=False
@@ -144,7 +147,6 @@ def _service_key(path: Path | None) -> str | None:
 def _wire(settings: Settings, webui: str, service: str | None, key: Path | None, *, files: bool) -> None:
     """Wire an Open WebUI that a team runs, and print what was changed."""
     from reviewmill.chat.service import ServiceFace
-    from reviewmill.chat.webui import WebUI
     from reviewmill.chat.wire import wire_connection, wire_files, wire_function, wire_models
 
     if service is None:
@@ -156,15 +158,7 @@ def _wire(settings: Settings, webui: str, service: str | None, key: Path | None,
     secret = _service_key(key)
     if not secret:
         raise SettingsError("The service's API key is missing.", hint=f"Set {KEY_VARIABLE} or --service-key-file.")
-    token = os.environ.get(TOKEN_VARIABLE)
-    if not token:
-        if not sys.stdin.isatty():
-            raise SettingsError(
-                f"An administrator's token of {webui} is needed.",
-                hint=f"Set {TOKEN_VARIABLE}; in Open WebUI: Settings, Account, API keys (or the session's token).",
-            )
-        token = typer.prompt("An administrator's API key or token of that Open WebUI", hide_input=True, err=True)
-    with ServiceFace(service, secret) as face, WebUI(webui, token) as ui:
+    with ServiceFace(service, secret) as face, _administrators(settings, webui) as ui:
         tasks = face.tasks()
         steps = [wire_connection(ui, face.url, secret)]
         steps.append(wire_function(ui, {"service": face.url, "key": secret}))
@@ -179,6 +173,30 @@ def _wire(settings: Settings, webui: str, service: str | None, key: Path | None,
     _say(f"{count} change(s) at {ui.url}." if count else f"Nothing to change at {ui.url}: it is wired.")
     if not files:
         _say("Files are read as before; with --files the service reads them (CSV, XLSX, …), for all models there.")
+
+
+def _administrators(settings: Settings, url: str) -> WebUI:
+    """A team's Open WebUI as its administrator sees it: by a token, or by a password where nobody has one yet."""
+    from reviewmill.chat.webui import WebUI
+
+    token, password = os.environ.get(TOKEN_VARIABLE), os.environ.get(PASSWORD_VARIABLE)
+    if not token and password:
+        ui = WebUI(url)
+        try:
+            ui.sign_in(settings.chat.admin_email, password)
+        except WebUIError:
+            ui.close()
+            raise
+        return ui
+    if not token:
+        if not sys.stdin.isatty():
+            raise SettingsError(
+                f"An administrator's token of {url} is needed.",
+                hint=f"Set {TOKEN_VARIABLE}; in Open WebUI: Settings, Account, API keys (or the session's token). "
+                f"Or {PASSWORD_VARIABLE}, that of {settings.chat.admin_email}.",
+            )
+        token = typer.prompt("An administrator's API key or token of that Open WebUI", hide_input=True, err=True)
+    return WebUI(url, token)
 
 
 @app.command()

@@ -2,10 +2,19 @@ r"""Analyses as an answer that people read: Markdown. Pure.
 
 What stands in a comment is hostile: nothing in it may become a link, a picture, HTML, a table cell or any other thing
 than its characters, in whatever renders the answer. So each character that Markdown, GitHub's tables and links, or
-the formulas of chat programs could take for their own is written as a numeric character reference, which none of them
-reads as syntax (CommonMark 0.31.2, section 2.5). Backslashes would not do: `\[` begins a formula in some programs.
-Some look for addresses only after references are resolved (cmark-gfm, remark-gfm); for them, addresses get a word
-joiner (U+2060), which cannot be seen.
+the formulas of chat programs could take for their own gets a backslash (CommonMark 0.31.2, section 2.4). Numeric
+references (`&#46;`) would do in a renderer that makes HTML, but Open WebUI 0.12.4 shows the text of an answer as it
+stands in the source, so that people would read `5&#46;5` (its `TextToken.svelte`).
+
+A backslash alone does not always do:
+
+- `\[` begins a formula in some programs, and a new line in Open WebUI. `\(` does so only where `\)` ends it, which is
+  never written here.
+- Open WebUI takes `<details` at the beginning of a paragraph for its own, also behind a backslash.
+- Some look for addresses only after backslashes are gone (cmark-gfm, remark-gfm).
+- A character beyond ASCII cannot be escaped.
+
+There, a word joiner (U+2060) stands between two characters. It cannot be seen, and is neither space nor punctuation.
 """
 
 from __future__ import annotations
@@ -36,10 +45,16 @@ _UNSEEN: Final = "\ufffd"
 _TURNING: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _JOINING: Final = "\u200d\ufe0e\ufe0f"
 
-_ALWAYS: Final = frozenset("\\`*_{}[]<>&|#~$^=@+(")
+_ALWAYS: Final = frozenset("\\`*_{}<>&|#~$^=@+(")
 # These mean something only beside certain others; where they do not, English stays readable as it is.
-_SOMETIMES: Final = re.compile(r"\A[^\w\s]|\.(?=\S)|(?<=\d)[.)]|(?<![^\W_])-|-(?![^\W_])|:(?=\S)|[!?,](?=[!?,])")
-_ADDRESS: Final = re.compile(r"(?<=:/)/(?=\S)|[wW](?=\.)|@(?=\S)")
+_SOMETIMES: Final = re.compile(
+    r"\A[!-(*-/:-@\\^-`{-~]|\.(?=\S)|(?<=\d)\.|(?<![^\W_])-|-(?![^\W_])|:(?=\S)|[!?,](?=[!?,])"
+)
+_JOINER: Final = "\u2060"
+_BACKSLASH: Final = "\\"
+# What a joiner stands behind: brackets, which make links, footnotes and citations together with what follows them;
+# backslashes, which make formulas so; the middle of addresses; the number of a list's item ("1)").
+_JOINED: Final = re.compile(r"[\\\[\]<]|(?<=:/)/(?=\S)|[wW](?=\.)|@(?=\S)|\A\d+(?=\))")
 
 
 def render(analyses: Sequence[Analysis], task: Task, *, link: str | None = None) -> str:
@@ -250,19 +265,19 @@ def _runs(text: str, marked: Sequence[bool]) -> Iterator[tuple[int, int]]:
 def _escape(text: str, bold: Mapping[int, int]) -> str:
     """Visible text as Markdown that shows exactly it, with these ranges in bold.
 
-    Emphasis needs care where it begins or ends with punctuation, as in `很**（差）**啊`: the asterisks mean something
-    only if what is outside is punctuation too (CommonMark 0.31.2, section 6.2), which a reference is, by its `&` and
-    its `;`.
+    Emphasis needs care where it begins or ends with punctuation, as in `很**（差）**啊`: such asterisks mean something
+    only if what is outside is punctuation too (CommonMark 0.31.2, section 6.2). A joiner inside of them is none.
     """
     coded = {match.start() for match in _SOMETIMES.finditer(text)}
     coded |= {at for at, char in enumerate(text) if char in _ALWAYS}
+    before = dict.fromkeys((match.end() for match in _JOINED.finditer(text)), _JOINER)
     for start, end in bold.items():
-        coded |= set() if text[start].isalnum() else {start - 1, start}
-        coded |= set() if text[end - 1].isalnum() else {end - 1, end}
-    edges = dict.fromkeys([*bold, *bold.values()], "**")
-    joined = {match.start(): "&#8288;" for match in _ADDRESS.finditer(text)}
-    pieces = [
-        f"{edges.get(at, '')}{f'&#{ord(char)};' if at in coded else char}{joined.get(at, '')}"
-        for at, char in enumerate(text)
-    ]
-    return "".join(pieces) + edges.get(len(text), "")
+        before[start] = "**" + _joiner_at(text[start], before.get(start, ""))
+        before[end] = _joiner_at(text[end - 1], before.get(end, "")) + "**"
+    pieces = [f"{before.get(at, '')}{_BACKSLASH if at in coded else ''}{char}" for at, char in enumerate(text)]
+    return "".join(pieces) + before.get(len(text), "")
+
+
+def _joiner_at(edge: str, known: str) -> str:
+    """What stands between asterisks and the character at the edge of what they set in bold."""
+    return known if edge.isalnum() else _JOINER
