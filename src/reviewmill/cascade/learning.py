@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 
 STRENGTHS: Final = (1e-4, 3e-5, 1e-5, 3e-6)
 """Candidates for the regularisation, the strongest first: each fit starts where the stronger one ended."""
@@ -101,7 +102,8 @@ def fit(
             start = descend(problem, strength, start=start, steps=_ROUGH)
             held_out[at, test] = start.scaled(scale).logits(rows[test]) + offset[test]
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    # The matrices are small: threads of BLAS below our own would wait for each other most of the time.
+    with ThreadpoolController().limit(limits=1, user_api="blas"), ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(work, range(FOLDS)):
             pass
     losses = [cross_entropy(calibrate(logits, targets, weight).logits(logits), targets, weight) for logits in held_out]
