@@ -224,3 +224,20 @@ def test_closing_ends_what_is_in_flight_and_leaves_no_socket() -> None:
         assert asked == 2
 
     asyncio.run(run())
+
+
+def test_nothing_is_asked_after_closing() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async def run() -> None:
+        async with serving(handler) as pool:
+            asking = asyncio.create_task(pool.post("/x", b"{}"))
+            await asyncio.sleep(0)  # it is connecting
+            await pool.aclose()
+            async with asyncio.timeout(5):
+                with pytest.raises(HttpError):
+                    await asking
+
+    asyncio.run(run())

@@ -70,6 +70,7 @@ class HttpPool:
         self._connect_timeout = connect_timeout
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
+        self._closed = False
 
     async def post(self, path: str, body: bytes) -> Response:
         """Send a request and wait for the whole answer. Cancelling it closes its connection.
@@ -110,11 +111,16 @@ class HttpPool:
                 )
         except TimeoutError:
             raise HttpError(f"no connection within {self._connect_timeout:g} s") from None
-        self._open.add(connection)
+        if self._closed:  # while this connection was being made
+            connection.close()
+            raise HttpError("the pool was closed")
+        if connection.is_open:
+            self._open.add(connection)
         return connection
 
     async def aclose(self) -> None:
-        """Close all connections, and wait until they are; requests in flight fail."""
+        """Close all connections, for good, and wait until they are; requests in flight fail."""
+        self._closed = True
         self._idle.clear()
         closing = list(self._open)
         for connection in closing:
