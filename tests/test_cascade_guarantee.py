@@ -21,6 +21,8 @@ from reviewmill.cascade.guarantee import (
     fixed_sequence,
     interval,
     most_bad,
+    most_seen,
+    rectifying,
     share,
     smallest_population,
     tail,
@@ -162,9 +164,24 @@ WORLDS = {
 }
 
 
+Certify = Callable[[np.ndarray, np.ndarray, int, int, float], int]
+
+
+def in_sequence(ranks: np.ndarray, disagrees: np.ndarray, size: int, limit: int, delta: float) -> int:
+    return fixed_sequence(ranks, disagrees, even_prefixes(size, 50), lambda _: limit, delta).size
+
+
+def all_at_once(ranks: np.ndarray, disagrees: np.ndarray, size: int, limit: int, delta: float) -> int:
+    step = rectifying(ranks, disagrees, size, limit, delta)
+    return step.size if step else 0
+
+
+@pytest.mark.parametrize("certify", [in_sequence, all_at_once])
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.parametrize(("target", "sample"), [(0.9, 150), (0.95, 300)])
-def test_the_target_is_missed_at_most_as_often_as_delta(name: str, target: float, sample: int) -> None:
+def test_the_target_is_missed_at_most_as_often_as_delta(
+    name: str, target: float, sample: int, certify: Certify
+) -> None:
     """In each trial a fresh sample; what counts is whether the output holds more disagreements than it may."""
     here, delta = WORLDS[name], 0.1
     size = len(here.truth)
@@ -173,11 +190,42 @@ def test_the_target_is_missed_at_most_as_often_as_delta(name: str, target: float
     violations = 0
     for _ in range(TRIALS):
         ranks = chance.choice(size, sample, replace=False)
-        test = fixed_sequence(ranks, here.bad[ranks], even_prefixes(size, 50), lambda _: limit, delta)
+        granted = certify(ranks, here.bad[ranks], size, limit, delta)
         unsampled = np.ones(size, dtype=bool)
         unsampled[ranks] = False
-        violations += int(np.sum((here.bad & unsampled)[: test.size])) > limit
+        violations += int(np.sum((here.bad & unsampled)[:granted])) > limit
     assert not too_many(violations, TRIALS, delta)
+
+
+@pytest.mark.parametrize("disagreements", [100, 115, 130, 160, 250, 400])
+@pytest.mark.parametrize("where", ["first", "last", "everywhere"])
+def test_however_many_disagreements_there_are_too_many_are_left_at_most_as_often_as_delta(
+    disagreements: int, where: str
+) -> None:
+    """Worlds on both sides of the edge: 100 may be left, and a sample of 200 of 1,000 finds a fifth of them."""
+    size, sample, limit, delta = 1000, 200, 100, 0.1
+    bad = np.zeros(size, dtype=bool)
+    spread = np.random.default_rng(3).choice(size, disagreements, replace=False)
+    bad[{"first": slice(disagreements), "last": slice(size - disagreements, size), "everywhere": spread}[where]] = True
+    chance = np.random.default_rng(19)
+    violations = 0
+    for _ in range(TRIALS):
+        ranks = chance.choice(size, sample, replace=False)
+        granted = all_at_once(ranks, bad[ranks], size, limit, delta)
+        left = bad.copy()
+        left[ranks] = False
+        violations += int(left[:granted].sum()) > limit
+    assert not too_many(violations, TRIALS, delta)
+    if where != "last" and disagreements > 150:  # the bound is reached: a smaller p-value would not be honest
+        assert violations > 0.05 * TRIALS
+
+
+def test_what_the_sample_corrects_lets_a_longer_prefix_pass() -> None:
+    size, sample, limit = 20_000, 2000, 1000
+    bad = np.random.default_rng(0).random(size) < 0.3 * (np.arange(size) / size) ** 3
+    chance = np.random.default_rng(1)
+    ranks = chance.choice(size, sample, replace=False)
+    assert all_at_once(ranks, bad[ranks], size, limit, 0.05) > in_sequence(ranks, bad[ranks], size, limit, 0.05) > 0
 
 
 def test_the_test_can_be_violated_so_that_this_file_proves_something() -> None:
@@ -226,8 +274,9 @@ def test_certificates_by_label_hold_for_all_labels_at_once(labels: int) -> None:
     assert not too_many(violations, TRIALS, delta)
 
 
+@pytest.mark.parametrize("certify", [in_sequence, all_at_once])
 @pytest.mark.parametrize("kind", ["learning", "getting worse", "adversary"])
-def test_several_rounds_whose_best_is_used_miss_at_most_as_often_as_delta(kind: str) -> None:
+def test_several_rounds_whose_best_is_used_miss_at_most_as_often_as_delta(kind: str, certify: Certify) -> None:
     """Each round draws a fresh sample from what has no label; between rounds the student changes with all it saw.
 
     The adversary uses the labels that it has seen to put disagreements where the next sample will be too small to find
@@ -248,12 +297,10 @@ def test_several_rounds_whose_best_is_used_miss_at_most_as_often_as_delta(kind: 
             elif kind == "learning":
                 order = order[np.argsort(bad[order] + chance.random(len(rest)), kind="stable")]
             ranks = chance.choice(len(rest), 150, replace=False)
-            test = fixed_sequence(
-                ranks, bad[order[ranks]], even_prefixes(len(rest), 40), lambda _: limit, share(delta, number, rounds)
-            )
+            passed = certify(ranks, bad[order[ranks]], len(rest), limit, share(delta, number, rounds))
             unsampled = np.ones(len(rest), dtype=bool)
             unsampled[ranks] = False
-            granted = order[: test.size][unsampled[: test.size]]
+            granted = order[:passed][unsampled[:passed]]
             best = max(best, (len(granted), int(bad[granted].sum())))
             asked[order[ranks]] = True
             if kind == "adversary":  # labels spent where student and model agree anyway
@@ -279,6 +326,37 @@ def test_a_fixed_prefix_agrees_at_least_as_certified(name: str) -> None:
     missed = sum(1 - (here.bad.sum() - value) / total < promised[int(value)] - 1e-12 for value in seen)
     assert not too_many(missed, TRIALS, delta)
     assert max(promised.values()) > 0.5
+
+
+@given(st.integers(1, 400), st.data())
+def test_as_many_may_be_seen_as_the_tail_says(rest: int, data: st.DataObject) -> None:
+    drawn, bound = data.draw(st.integers(0, rest)), data.draw(st.integers(0, rest))
+    delta = data.draw(st.floats(0.001, 0.5))
+    most = most_seen(rest, drawn, bound, delta)
+    passing = [
+        seen
+        for seen in range(drawn + 1)
+        if bound + 1 + seen > rest or hypergeom.cdf(seen, rest, bound + 1 + seen, drawn) <= delta * (1 - 1e-5)
+    ]
+    assert most >= max(passing, default=-1)
+    assert most < 0 or bound + 1 + most > rest or hypergeom.cdf(most, rest, bound + 1 + most, drawn) <= delta
+
+
+@given(st.integers(1, 300), st.data())
+def test_a_rectified_prefix_ends_before_the_disagreement_that_would_be_one_too_many(
+    rest: int, data: st.DataObject
+) -> None:
+    drawn, bound = data.draw(st.integers(0, rest)), data.draw(st.integers(0, rest))
+    chance = np.random.default_rng(data.draw(st.integers(0, 99)))
+    ranks = chance.choice(rest, drawn, replace=False)
+    disagrees = chance.random(drawn) < 0.3
+    step, most = rectifying(ranks, disagrees, rest, bound, 0.1), most_seen(rest, drawn, bound, 0.1)
+    assert (step is None) == (most < 0)
+    if step is not None:
+        assert step.disagreeing == int(disagrees[ranks < step.size].sum()) <= most
+        assert step.drawn == int((ranks < step.size).sum())
+        assert step.p <= 0.1
+        assert step.size == rest or (disagrees[ranks == step.size].all() and step.disagreeing == most)
 
 
 # -- no harm where there is nothing to test ----------------------------------------------------------------------------
@@ -315,7 +393,7 @@ def test_below_the_smallest_population_half_cannot_be_spared_and_above_it_can(ta
     assert 400 < smallest < 100_000
     sample = smallest // 2 - seed(smallest)
     seen = math.floor(sample * (1 - target) / 2)
-    assert tail(smallest - seed(smallest), allowed(smallest, target) + 1, sample, seen) <= 0.05
+    assert tail(smallest - seed(smallest), allowed(smallest, target) + 1 + seen, sample, seen) <= 0.05
     assert smallest_population(target, 0.01, seed) >= smallest
 
 

@@ -17,10 +17,10 @@ class Part:
         prefix: comments that the student may answer, the sampled ones among them included.
         drawn: sampled comments among them.
         disagreeing: sampled comments among them on which student and model disagree.
-        allowed: disagreements that they might hold at most.
+        allowed: disagreements that might be left in the output (of one label: that the prefix might hold) at most.
         p: the exact p-value of the last prefix that passed; None where no prefix passed, or where none was tested
             because the prefix was fixed beforehand.
-        tested: prefixes that were tested.
+        tested: prefixes that were tested one after the other; None: all at once.
         base: comments to which the model had given this label before the sample was drawn (certificates by label).
         agreement: certified share of agreement, of all comments that needed an answer, or of those with this label.
     """
@@ -32,7 +32,7 @@ class Part:
     disagreeing: int
     allowed: int | None
     p: float | None
-    tested: int
+    tested: int | None
     base: int
     agreement: float | None
 
@@ -149,10 +149,17 @@ class Certificate:
         if part.p is None:
             none = "no prefix passed in which at least half is sure to agree, the model answers all."
             return f"Label {part.label}: {none}" if part.label else none.capitalize()
+        exact = f"{part.p:.3g} <= {part.delta:.4g} (hypergeometric, exact)"
+        if part.tested is None:
+            return (
+                f"{seen}, which the model's labels have corrected. At most {part.allowed:,} disagreements may be left; "
+                f"were there more, so few would be seen with probability {exact}. This holds for all prefixes of the "
+                "order, from the most confident on, at once."
+            )
         return (
             f"{seen}. At most {part.allowed:,} disagreements are allowed; were there more, so few would be seen with "
-            f"probability {part.p:.3g} <= {part.delta:.4g} (hypergeometric, exact). It is the last of {part.tested} "
-            "prefixes, tested in fixed order from the most confident on."
+            f"probability {exact}. It is the last of {part.tested} prefixes, tested in fixed order from the most "
+            "confident on."
         )
 
     @staticmethod

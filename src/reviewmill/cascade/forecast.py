@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from reviewmill.cascade.guarantee import likely_bound, worth
+from reviewmill.cascade.guarantee import likely_bound, most_seen, worth
 from reviewmill.cascade.learning import Reals
 
 _LEAST: Final = 50
@@ -70,9 +70,8 @@ def forecast(groups: Sequence[Group], doubt: Reals, total: int) -> Forecast:
     size = float(min(_LEAST, total))
     while size <= max(_LEAST, total * _MOST) and size <= total:
         sample = int(size)
-        spread = total / sample * (1 - sample / total)
         reach = [
-            _reach(likely_bound(bad, spread, group.delta), limit)
+            _reach_of_all(group, bad, sample) if group.name is None else _reach(group, bad, limit, sample / total)
             for group, bad, limit in zip(groups, bads, limits, strict=True)
         ]
         calls = total - round(sum(reach) * (1 - sample / total))
@@ -85,9 +84,18 @@ def forecast(groups: Sequence[Group], doubt: Reals, total: int) -> Forecast:
     return Forecast(best[0], best[1], np.sort(beyond))
 
 
-def _reach(bound: Reals, limit: npt.NDArray[np.int64]) -> int:
-    """The largest prefix that is likely to pass, and all before it too, give or take the smallest ones."""
-    passing = np.flatnonzero(bound <= limit)
+def _reach_of_all(group: Group, bad: Reals, sample: int) -> int:
+    """The largest prefix that is likely to pass the test of all comments."""
+    total = len(group.order)
+    limit = group.limit(total)
+    most = most_seen(total, sample, limit, group.delta)
+    size = int(np.searchsorted(bad * sample / total, most + 0.5))
+    return size if size and worth(size, limit) else 0
+
+
+def _reach(group: Group, bad: Reals, limit: npt.NDArray[np.int64], share: float) -> int:
+    """The largest prefix that is likely to pass its label's test, and all before it too, give or take the smallest."""
+    passing = np.flatnonzero(likely_bound(bad, 1 / share - 1, group.delta) <= limit)
     size = int(passing[-1]) + 1 if len(passing) else 0
     return size if size and worth(size, int(limit[size - 1])) else 0
 

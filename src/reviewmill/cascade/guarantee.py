@@ -7,9 +7,10 @@ the model's, the output disagrees with the model at most where the student does 
 unknown but not random; the number in the sample is hypergeometric. That is all there is to it: no bound on a tail, no
 limit theorem, no assumption on the student, which may be as bad or as wrongly confident as it likes.
 
-Sources: BARGAIN (Zeighami, Shankar and Parameswaran 2025, arXiv 2509.02896) for the problem; fixed-sequence testing
-(Maurer, Hothorn and Lehmacher 1995; Westfall and Krishen 2001) for many prefixes at one price; Katz (1953) and
-Buonaccorsi (1987) for inverting the hypergeometric distribution.
+Sources: BARGAIN (Zeighami, Shankar and Parameswaran 2025, arXiv 2509.02896) for the problem; rectifying inspection
+(Dodge and Romig 1929, "A Method of Sampling Inspection") for counting only the bad ones that the sample left; fixed-
+sequence testing (Maurer, Hothorn and Lehmacher 1995; Westfall and Krishen 2001) for many prefixes at one price; Katz
+(1953) and Buonaccorsi (1987) for inverting the hypergeometric distribution.
 """
 
 from __future__ import annotations
@@ -117,8 +118,9 @@ class Step:
         size: comments in the prefix.
         drawn: of these, how many are in the sample.
         disagreeing: of these, on how many the student and the model disagree.
-        allowed: disagreements that the whole prefix may hold.
-        p: how probable so few are in the sample if the prefix held more than allowed; it passes at p <= delta.
+        allowed: disagreements that the prefix may hold (`fixed_sequence`), or that may be left in it once the sampled
+            ones are corrected (`rectifying`).
+        p: how probable so few are in the sample if there were more than allowed; it passes at p <= delta.
     """
 
     size: int
@@ -126,6 +128,53 @@ class Step:
     disagreeing: int
     allowed: int
     p: float
+
+
+def rectifying(ranks: Counts, disagrees: Flags, rest: int, bound: int, delta: float) -> Step | None:
+    """The largest prefix that leaves few disagreements to the output, of all prefixes of the ordering at once.
+
+    The sampled comments get the model's label, so that what counts is what the sample did not find. Had a prefix more
+    than `bound` of those, then at most x of the first `bound + 1 + x` disagreements of the ordering would be in the
+    sample, where x is how many it found in the prefix; and that is a hypergeometric tail, whichever prefix it is.
+
+    Args:
+        ranks: for each sampled comment its place in the ordering, 0 for the most confident.
+        disagrees: for each, whether the student's label is not the model's.
+        rest: comments in the ordering, from which the sample was drawn.
+        bound: how many disagreements may be left.
+        delta: error probability, 0 to 1.
+
+    Returns:
+        The prefix; None if the sample is too small for any.
+    """
+    drawn = len(ranks)
+    most = most_seen(rest, drawn, bound, delta)
+    if most < 0:
+        return None
+    found = np.sort(ranks[disagrees])
+    size = int(found[most]) if len(found) > most else rest
+    seen = min(most, len(found))
+    p = tail(rest, bound + 1 + seen, drawn, seen) if bound + 1 + seen <= rest else 0.0
+    return Step(size, int(np.sum(ranks < size)), seen, bound, p)
+
+
+def most_seen(rest: int, drawn: int, bound: int, delta: float) -> int:
+    """So many disagreements may a sample find in a prefix that passes `rectifying`; -1: not even none.
+
+    Args:
+        rest: comments from which the sample is drawn.
+        drawn: its size.
+        bound: how many disagreements may be left.
+        delta: error probability, 0 to 1.
+    """
+    low, high = -1, drawn  # that so few are found is the more probable, the more they are
+    while low < high:
+        middle = (low + high + 1) // 2
+        if bound + 1 + middle > rest or tail(rest, bound + 1 + middle, drawn, middle) <= delta:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +208,8 @@ def fixed_sequence(
 
     Since the order of the tests is fixed before the sample is drawn, no correction for their number is needed: to
     accept a prefix that must not be accepted, the first such prefix must be, and that happens with a probability of at
-    most delta.
+    most delta. The limit may differ from prefix to prefix, as it does for certificates by label; where it is the same
+    for all, `rectifying` grants more.
 
     Args:
         ranks: for each sampled comment its place in the ordering, 0 for the most confident.
@@ -258,7 +308,7 @@ def _pays(total: int, target: float, delta: float, seed_size: Callable[[int], in
     if sample < 1 or rest <= sample:
         return False
     seen = math.floor(sample * (1 - target) / 2)
-    return tail(rest, min(rest, allowed(total, target) + 1), sample, seen) <= delta
+    return seen <= most_seen(rest, sample, allowed(total, target), delta)
 
 
 def likely_bound(bad: Reals, spread: float | Reals, delta: float) -> Reals:

@@ -346,10 +346,14 @@ class Router:
             total = len(self.texts) if group.name is None else size + group.base
             sure = guarantee.certain_agreement(total, size, len(ranks), seen, group.delta)
             return Part(group.name, group.delta, size, len(ranks), seen, None, None, 0, group.base, sure)
-        test = guarantee.fixed_sequence(ranks, disagrees, guarantee.even_prefixes(size), group.limit, group.delta)
-        passed = test.passed
+        tested: int | None = None
+        if group.name is None:
+            passed = guarantee.rectifying(ranks, disagrees, size, group.limit(size), group.delta)
+        else:
+            test = guarantee.fixed_sequence(ranks, disagrees, guarantee.even_prefixes(size), group.limit, group.delta)
+            passed, tested = test.passed, len(test.steps)
         if passed is None or not guarantee.worth(passed.size, passed.allowed):
-            return Part(group.name, group.delta, 0, 0, 0, 0, None, len(test.steps), group.base, None)
+            return Part(group.name, group.delta, 0, 0, 0, 0, None, tested, group.base, None)
         return Part(
             label=group.name,
             delta=group.delta,
@@ -358,7 +362,7 @@ class Router:
             disagreeing=passed.disagreeing,
             allowed=passed.allowed,
             p=passed.p,
-            tested=len(test.steps),
+            tested=tested,
             base=group.base,
             agreement=self.goal.agreement,
         )
