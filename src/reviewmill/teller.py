@@ -13,6 +13,7 @@ from reviewmill.cascade.saved import load_student
 from reviewmill.pipeline import Prepared, prepare_under
 from reviewmill.schema import Analysis, Comment, Provenance
 from reviewmill.settings import Settings, load_settings
+from reviewmill.tasks import drop_orders_of
 from reviewmill.text import detect_language, locate
 
 UNCERTIFIED: Final = "uncertified"
@@ -43,6 +44,7 @@ class StudentAnalyzer:
         self.about = saved.about
         self._student = saved.student
         self._task = str(saved.about["task"]["name"])
+        self._orderable = tuple(saved.about["task"].get("orderable", saved.student.labels))
         self.name = f"student of {saved.about['model']['name']}"
         self._most = int(saved.about.get("max_keywords", 0))
 
@@ -53,17 +55,27 @@ class StudentAnalyzer:
     def analyze_batch(self, texts: Iterable[str | Comment]) -> list[Analysis]:
         """Analyse many comments; the result has their order and length."""
         ready = [prepare_under(self.settings, text if isinstance(text, Comment) else Comment(text)) for text in texts]
-        judged = [each.text for each in ready if each.text is not None]
+        shown = [drop_orders_of(each.text, self._task, self._orderable) for each in ready if each.text is not None]
+        judged = [text for text, _ in shown]
         logits = self._student.logits(judged)
         probabilities, columns = self._student.probabilities(logits), self._student.choices(logits)
         words = iter(keywords(self._student, judged, columns, self._most))
+        orders = iter(["order_dropped"] if ordered else [] for _, ordered in shown)
         said = iter(zip(probabilities, columns, strict=True))
         return [
-            self._frame(each) if each.text is None else self._analysis(each, *next(said), next(words)) for each in ready
+            self._frame(each)
+            if each.text is None
+            else self._analysis(each, *next(said), next(words), next(orders))
+            for each in ready
         ]
 
     def _analysis(
-        self, ready: Prepared, probabilities: np.ndarray, column: np.intp, words: tuple[str, ...]
+        self,
+        ready: Prepared,
+        probabilities: np.ndarray,
+        column: np.intp,
+        words: tuple[str, ...],
+        orders: list[str],
     ) -> Analysis:
         analysis = self._frame(ready)
         cleaned = ready.cleaned
@@ -80,8 +92,8 @@ class StudentAnalyzer:
                 "probabilities": shares,
                 "keywords": [span["text"] for span in spans],
                 "spans": spans,
-                "flags": [*cleaned.flags, UNCERTIFIED],
-                "needs_review": confidence < self.settings.review_below,
+                "flags": [*cleaned.flags, *orders, UNCERTIFIED],
+                "needs_review": bool(orders) or confidence < self.settings.review_below,
             }
         )
         return analysis

@@ -115,7 +115,10 @@ Commit = Callable[[Pending, Outcome], Awaitable[None]]
 
 
 def _committer(write: Callable[[dict[Pending, Outcome]], Awaitable[None]]) -> Commit:
-    """Group commit: whoever commits waits until it is done; what arrives meanwhile goes in one next transaction."""
+    """Group commit: whoever commits waits until it is done; what arrives meanwhile goes in one next transaction.
+
+    A fast engine's answers come in handfuls, so what came in the same moment goes along in this one.
+    """
     waiting: dict[Pending, Outcome] = {}
     turn = asyncio.Lock()
 
@@ -123,6 +126,7 @@ def _committer(write: Callable[[dict[Pending, Outcome]], Awaitable[None]]) -> Co
         waiting[item] = outcome
         async with turn:
             if item in waiting:  # else the one before took it along
+                await asyncio.sleep(0)
                 batch = dict(waiting)
                 waiting.clear()
                 await write(batch)

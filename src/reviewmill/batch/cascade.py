@@ -31,7 +31,7 @@ from reviewmill.cascade.router import Draw, Goal, Granted, Router, Rows
 from reviewmill.cascade.saved import student_bytes
 from reviewmill.errors import StudentError
 from reviewmill.schema import Answer
-from reviewmill.tasks import Task, drop_orders
+from reviewmill.tasks import Task, drop_orders, orderable
 
 _CACHED: Final = 20_000
 _KEYWORDS: Final = 5
@@ -235,7 +235,7 @@ class CascadeRun:
         labeller, assembler = self._asker.pipeline.labeller, self._asker.pipeline.assembler
         about = labeller.connection.about
         return {
-            "task": {"name": self._task.name, "hash": self._task.hash},
+            "task": {"name": self._task.name, "hash": self._task.hash, "orderable": orderable(self._task)},
             "model": {"name": about.model, "fingerprint": about.fingerprint},
             "prompt": labeller.prompt.id,
             "calibration": assembler.calibration.id if assembler.calibration is not None else None,

@@ -124,6 +124,8 @@ def _about(found: Any) -> dict[str, Any]:
         raise TypeError("it does not say whose student it is")
     if not isinstance(about.get("max_keywords", 0), int) or not isinstance(about["certificate"], dict):
         raise TypeError("what it says of itself is not what a student says")
+    if not all(isinstance(word, str) for word in about["task"].get("orderable", [])):
+        raise TypeError("what it leaves out as orders are not words")
     return about
 
 

@@ -23,7 +23,7 @@ from typing import Any, Final, overload
 import httpx2
 import openai
 import stamina
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from reviewmill.endpoints.http1 import HttpPool
 from reviewmill.endpoints.limiter import Limiter
@@ -295,7 +295,8 @@ class EndpointClient:
             fields |= {"logprobs": True, "top_logprobs": top_logprobs}
         fields |= constraint or {}
         before = _encoded(tuple((message["role"], message["content"]) for message in messages[:-1]))
-        return f'{{"messages": [{before}{json.dumps(messages[-1])}], {json.dumps(fields)[1:]}'.encode()
+        last = f'{{"role": {json.dumps(messages[-1]["role"])}, "content": {json.dumps(messages[-1]["content"])}}}'
+        return f'{{"messages": [{before}{last}], '.encode() + to_json(fields)[1:]
 
     async def send(self, body: bytes) -> bytes:
         """Send a ready request, once, and return the answer unread: what the engine does without our work.

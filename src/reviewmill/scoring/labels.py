@@ -18,13 +18,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 # vLLM lists masked tokens as -9999; anything below this is no probability at all.
 _FLOOR: Final = -100.0
 # Keeps logarithms finite.
 _LEAST: Final = 1e-12
+# Tokens whose meaning is remembered for a task; a vocabulary has 150,000, of which few are ever listed for a label.
+_MOST_KNOWN: Final = 20_000
 # Some servers (vLLM) name the token that ends the answer by its text: <|im_end|>, </s>. No label holds a "<".
 _END_TOKEN: Final = b"<"
 
@@ -66,7 +69,7 @@ def score_labels(
         The scores, or None if the answer does not begin a label at `start`, or ends before any label differs from
         another.
     """
-    walk = _Walk({label: label.encode() for label in labels}, tuple(terminators))
+    walk = _Walk(_beginnings(tuple(labels), (*terminators, _END_TOKEN)))
     for lead, step in _from(steps, start):
         if not walk.step(step, lead):
             break
@@ -83,14 +86,62 @@ def _from(steps: Sequence[TokenStep], start: int) -> Iterator[tuple[bytes, Token
         at = end
 
 
+class _Beginnings:
+    """The labels of a task, and what every token can begin of them: the same few tokens are listed again and again."""
+
+    def __init__(self, labels: tuple[str, ...], terminators: tuple[bytes, ...]) -> None:
+        self.labels = {label: label.encode() for label in labels}
+        self.all = frozenset(labels)
+        self.terminators = terminators
+        self._firsts = frozenset(label[0] for label in self.labels.values())
+        self._known: dict[tuple[bytes, bytes], frozenset[str]] = {}
+
+    def of(self, token: bytes, lead: bytes) -> frozenset[str]:
+        """The labels that the answer can still become if it begins with this token."""
+        found = self._known.get((token, lead))
+        if found is None:
+            body = _begun_by(token, lead)
+            if body is None or (body and body[0] not in self._firsts):  # most listed tokens
+                found = frozenset()
+            else:
+                found = self.among(self.all, body, has_body=bool(body))
+            if len(self._known) < _MOST_KNOWN:
+                self._known[token, lead] = found
+        return found
+
+    def among(self, alive: frozenset[str], so_far: bytes, *, has_body: bool) -> frozenset[str]:
+        """Of these labels those that an answer which begins so can become."""
+        return frozenset(label for label in alive if self._can_become(so_far, self.labels[label], has_body))
+
+    def _can_become(self, so_far: bytes, label: bytes, has_body: bool) -> bool:
+        if not has_body:  # an end-of-answer token, or white space only
+            return so_far == label
+        return label.startswith(so_far) or (
+            so_far.startswith(label) and so_far[len(label) :].startswith(self.terminators)
+        )
+
+
+@lru_cache(64)
+def _beginnings(labels: tuple[str, ...], terminators: tuple[bytes, ...]) -> _Beginnings:
+    return _Beginnings(labels, terminators)
+
+
+def _begun_by(token: bytes, lead: bytes) -> bytes | None:
+    """A first token's bytes from the label's start on; None if it cannot stand here.
+
+    A model lists " negative" beside "negative" even where a grammar forbids the space: both mean the label.
+    """
+    lead = lead.strip()
+    return token[len(lead) :].lstrip() if token.startswith(lead) else None
+
+
 class _Walk:
     """The state between tokens: which labels the answer can still become, and the probability of having come here."""
 
-    def __init__(self, labels: dict[str, bytes], terminators: tuple[bytes, ...]) -> None:
-        self.labels = labels
-        self._firsts = frozenset(label[0] for label in labels.values())
-        self.terminators = (*terminators, _END_TOKEN)
-        self.alive = frozenset(labels)
+    def __init__(self, beginnings: _Beginnings) -> None:
+        self.beginnings = beginnings
+        self.labels = beginnings.labels
+        self.alive = beginnings.all
         self.consumed = b""
         self.weight = 1.0
         self.masses: dict[str, float] = defaultdict(float)
@@ -112,7 +163,7 @@ class _Walk:
                 for label in group:
                     self.masses[label] += self.weight * (mass / total) / len(group)
         self.weight *= groups[chosen] / total
-        self.consumed += self._body(step.token, lead) or b""
+        self.consumed += step.token if self.consumed else (_begun_by(step.token, lead) or b"")
         self.alive = chosen
         return len(chosen) > 1
 
@@ -133,38 +184,26 @@ class _Walk:
 
         Different tokens may have the same bytes (those that end an answer have none): they count together.
         """
-        top = step.top if any(token == step.token for token, _ in step.top) else (*step.top, (step.token, step.logprob))
-        listed = [(token, math.exp(min(0.0, logprob))) for token, logprob in top if logprob > _FLOOR]
         groups: dict[frozenset[str], float] = defaultdict(float)
-        for token, mass in listed:
-            if group := self._compatible(token, lead):
-                groups[group] += mass
-        left = max(0.0, 1.0 - sum(mass for _, mass in listed))
-        return groups, min([left, *(mass for _, mass in listed)])
+        listed, least, found = 0.0, 1.0, False
+        for token, logprob in step.top:
+            found = found or token == step.token
+            if logprob > _FLOOR:
+                mass = math.exp(min(0.0, logprob))
+                listed, least = listed + mass, min(least, mass)
+                if group := self._compatible(token, lead):
+                    groups[group] += mass
+        if not found:
+            return self._groups(replace(step, top=(*step.top, (step.token, step.logprob))), lead)
+        return groups, min(least, max(0.0, 1.0 - listed))
 
     def _compatible(self, token: bytes, lead: bytes) -> frozenset[str]:
-        body = self._body(token, lead)
-        if body is None or (body and not self.consumed and body[0] not in self._firsts):  # most listed tokens
+        if not self.consumed and self.alive is self.beginnings.all:
+            return self.beginnings.of(token, lead)
+        body = token if self.consumed else _begun_by(token, lead)
+        if body is None:
             return frozenset()
-        so_far = self.consumed + body
-        return frozenset(label for label in self.alive if self._can_become(so_far, self.labels[label], bool(body)))
-
-    def _body(self, token: bytes, lead: bytes) -> bytes | None:
-        """The token's bytes from the label's start on; None if it cannot stand here.
-
-        A model lists " negative" beside "negative" even where a grammar forbids the space: both mean the label.
-        """
-        if self.consumed:
-            return token
-        lead = lead.strip()
-        return token[len(lead) :].lstrip() if token.startswith(lead) else None
-
-    def _can_become(self, so_far: bytes, label: bytes, has_body: bool) -> bool:
-        if not has_body:  # an end-of-answer token, or white space only
-            return so_far == label
-        return label.startswith(so_far) or (
-            so_far.startswith(label) and so_far[len(label) :].startswith(self.terminators)
-        )
+        return self.beginnings.among(self.alive, self.consumed + body, has_body=bool(body))
 
 
 def reweigh(logprobs: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:

@@ -4,7 +4,7 @@ A task is a TOML file: labels with definitions, guidelines, examples. Its conten
 ones lie in `builtin/`. Nothing here talks to a model.
 """
 
-from reviewmill.tasks.orders import drop_orders
+from reviewmill.tasks.orders import drop_orders, drop_orders_of, orderable
 from reviewmill.tasks.prompt import Prompt, render
 from reviewmill.tasks.task import (
     BUILTIN_TASKS,
@@ -29,7 +29,9 @@ __all__ = [
     "Task",
     "Wire",
     "drop_orders",
+    "drop_orders_of",
     "load_task",
+    "orderable",
     "parse_task",
     "render",
     "task_source",

@@ -40,7 +40,25 @@ def drop_orders(text: str, task: Task) -> tuple[str, bool]:
     Returns:
         The text to show, and whether anything was left out. A comment of nothing but orders is shown whole.
     """
-    order = _order_of(task)
+    return drop_orders_of(text, task.name, orderable(task))
+
+
+@cache
+def orderable(task: Task) -> tuple[str, ...]:
+    """What a comment can order of this task: its labels, and the words that their definitions begin with."""
+    aliases = (label.definition.split("：")[0].split(":")[0].strip() for label in task.labels)
+    return tuple(sorted({*task.label_names, *(alias for alias in aliases if 1 < len(alias) <= 4)}))
+
+
+def drop_orders_of(text: str, name: str, words: tuple[str, ...]) -> tuple[str, bool]:
+    """`drop_orders` where the task itself is not at hand.
+
+    Args:
+        text: a cleaned comment.
+        name: the task's name.
+        words: what can be ordered (`orderable`).
+    """
+    order = _order_of(name, words)
     if not order.search(text):
         return text, False
     bare = re.sub(r"\{[^{}]*\}", lambda found: "" if order.search(found[0]) else found[0], text)
@@ -50,11 +68,9 @@ def drop_orders(text: str, task: Task) -> tuple[str, bool]:
 
 
 @cache
-def _order_of(task: Task) -> re.Pattern[str]:
-    aliases = {label.definition.split("：")[0].split(":")[0].strip() for label in task.labels}
-    words = {*task.label_names, *(alias for alias in aliases if 1 < len(alias) <= 4)}
+def _order_of(name: str, words: tuple[str, ...]) -> re.Pattern[str]:
     label = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-    name = re.escape(task.name)
+    name = re.escape(name)
     return re.compile(
         rf"(?:{_CHINESE}|{_ENGLISH}).{{0,20}}?(?:{label})"  # an order
         rf"|\b{name}\b\W{{1,6}}(?:{label})"  # sentiment = positive, {{"sentiment": "positive"}}
