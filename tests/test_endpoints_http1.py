@@ -71,11 +71,32 @@ def test_no_bytes_at_all_end_in_anything_but_a_response_or_a_refusal(data: bytes
         response("HTTP/1.1 200 OK\nTransfer-Encoding: chunked", b"2\r\nhello\r\n0\r\n\r\n"),
         response("HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Length: 2", b"xx"),
         b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000,
+        response("HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\nConnection: upgrade", b"\x81\x05hello"),
     ],
 )
 def test_what_is_no_response_is_refused(wrong: bytes) -> None:
-    with pytest.raises(ValueError, match=r"its|it begins|chunk"):
+    with pytest.raises(ValueError, match=r"its body is|it is too long| at b'"):
         _Reader().feed(wrong)
+
+
+def test_what_follows_unasked_ends_the_connection_and_not_the_answer() -> None:
+    for more in (FORMS["length"], b"words"):
+        reader = _Reader()
+        found = reader.feed(FORMS["chunks"] + more)
+        assert found is not None
+        assert found.body == BODY
+        assert reader.closes
+
+
+def test_one_reader_reads_one_response_after_another() -> None:
+    reader = _Reader()
+    for form in [*FORMS.values(), *FORMS.values()]:
+        assert not reader.begun
+        assert reader.feed(form[:30]) is None
+        assert reader.begun
+        found = reader.feed(form[30:])
+        assert found is not None
+        assert found.body == BODY
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -63,9 +63,7 @@ class StudentAnalyzer:
         orders = iter(["order_dropped"] if ordered else [] for _, ordered in shown)
         said = iter(zip(probabilities, columns, strict=True))
         return [
-            self._frame(each)
-            if each.text is None
-            else self._analysis(each, *next(said), next(words), next(orders))
+            self._frame(each) if each.text is None else self._analysis(each, *next(said), next(words), next(orders))
             for each in ready
         ]
 

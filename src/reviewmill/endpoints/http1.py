@@ -1,9 +1,8 @@
 """HTTP/1.1 to one server, for the one request that is made a million times: `POST` with a JSON body.
 
 A general client spends more time on a request than a fast engine spends on a comment (docs/pool.md has the numbers).
-This one keeps connections open, writes one buffer and reads one message at a time. It knows what RFC 9112 demands of
-the receiver of a response: both ways in which a body can be delimited, interim responses, a connection that the server
-closes. Everything else (proxies, redirects, HTTP/2) is for the general client.
+This one keeps connections open, writes one buffer and reads one message at a time; the parser is llhttp, by httptools.
+Everything else (proxies, redirects, HTTP/2) is for the general client.
 """
 
 from __future__ import annotations
@@ -17,13 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, cast
 
+import httptools
 import httpx2
 
 _MAX_HEAD: Final = 65_536
 _MAX_BODY: Final = 64 * 1024 * 1024
 _MAX_IDLE: Final = 1024
-_END_OF_HEAD: Final = b"\r\n\r\n"
-_HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 
 
 class HttpError(OSError):
@@ -186,9 +184,8 @@ class _Connection(asyncio.Protocol):
         if response is not None:
             self._answer = None
             self._used = True
-            if self._reader.closes or self._reader.left:
+            if self._reader.closes:
                 self.close()
-            self._reader = _Reader()
             answer.set_result(response)
 
     async def request(self, message: bytes) -> Response:
@@ -208,23 +205,24 @@ class _Connection(asyncio.Protocol):
 
 
 class _Reader:
-    """Reads one response (RFC 9112, sections 4 to 7) from pieces of any size.
+    """Reads the responses of a connection, one after the other, from pieces of any size.
 
     Attributes:
-        begun: whether anything has come.
-        closes: whether the connection ends with this response.
-        left: what came behind it.
+        begun: whether anything of the next response has come.
+        closes: whether the connection ends with the last response, or something came behind it.
     """
 
     def __init__(self) -> None:
         self.begun = False
         self.closes = False
-        self.left = b""
-        self._buffer = b""
-        self._status = 0
-        self._headers: dict[str, str] | None = None
-        self._length: int | None = None
-        self._chunks: _Chunks | None = None
+        # The parser calls the `on_…` methods.
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[str, str] = {}
+        self._in_body = False
+        self._body: list[bytes] = []
+        self._read = 0
+        self._found: Response | None = None
+        self._refused = ""
 
     def feed(self, data: bytes) -> Response | None:
         """Take a piece in; return the response once it is whole.
@@ -233,110 +231,53 @@ class _Reader:
             ValueError: this is no HTTP response.
         """
         self.begun = True
-        self._buffer = self._buffer + data if self._buffer else data
-        while self._headers is None:
-            head, found, rest = self._buffer.partition(_END_OF_HEAD)
-            if len(head) > _MAX_HEAD:
-                raise ValueError("its head is too long")
-            if not found:
-                if not self._buffer.startswith(b"HTTP/1."[: len(self._buffer)]):
-                    raise ValueError(f"it begins with {self._buffer[:20]!r}")
-                return None
-            self._buffer = rest
-            self._read_head(head)
-        return self._read_body()
-
-    def _read_head(self, head: bytes) -> None:
-        line, *fields = head.decode("latin-1").split("\r\n")
-        version, _, rest = line.partition(" ")
-        status = rest[:3]
-        if version not in {"HTTP/1.1", "HTTP/1.0"} or not status.isdecimal() or not status.isascii():
-            raise ValueError(f"it begins with {line[:40]!r}")
-        if status[0] == "1":  # an interim response; the real one follows
-            return
-        headers = {}
-        for field in fields:
-            name, _, value = field.partition(":")
-            headers[name.lower()] = value.strip()
-        self._status, self._headers = int(status), headers
-        connection = headers.get("connection", "").lower()
-        self.closes = "close" in connection or (version == "HTTP/1.0" and "keep-alive" not in connection)
-        if headers.get("content-encoding", "identity").lower() != "identity":
-            raise ValueError("its body is packed, which was not asked for")
-        if headers.get("transfer-encoding", "").lower().endswith("chunked"):
-            self._chunks = _Chunks()
-        elif self._status in {204, 304}:
-            self._length = 0
-        elif (length := headers.get("content-length")) is not None:
-            if not (length.isdecimal() and length.isascii()) or int(length) > _MAX_BODY:
-                raise ValueError(f"its length is {length[:20]!r}")
-            self._length = int(length)
-        else:
-            self.closes = True  # the body ends where the connection does
-
-    def _read_body(self) -> Response | None:
-        if self._chunks is not None:
-            data, self._buffer = self._buffer, b""
-            body = self._chunks.feed(data)
-            if body is None:
-                return None
-            self.left = self._chunks.left
-            return self._response(body)
-        if self._length is None:
-            if len(self._buffer) > _MAX_BODY:
-                raise ValueError("its body is too long")
-            return None
-        if len(self._buffer) < self._length:
-            return None
-        self.left = self._buffer[self._length :]
-        return self._response(self._buffer[: self._length])
+        self._read += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._found is None:
+                raise ValueError(self._refused or f"{error} at {data[:20]!r}") from error
+            self.closes = True  # the response is whole, and what came behind it is none
+        if self._found is None and self._read > (_MAX_BODY if self._in_body else _MAX_HEAD):
+            raise ValueError("it is too long")
+        found, self._found = self._found, None
+        if found is not None:
+            self.begun, self._read = False, 0
+        return found
 
     def ended(self) -> Response | None:
         """The response, if it is one that ends where the connection does."""
-        if self._headers is None or self._length is not None or self._chunks is not None:
-            return None
-        return self._response(self._buffer)
+        delimited = {"content-length", "transfer-encoding"} & self._headers.keys()
+        return self._response() if self._in_body and not delimited else None
 
-    def _response(self, body: bytes) -> Response:
-        return Response(self._status, self._headers or {}, body)
+    def _response(self) -> Response:
+        return Response(self._parser.get_status_code(), self._headers, b"".join(self._body))
 
+    def on_message_begin(self) -> None:
+        if self._found is not None:
+            self._refuse("another one follows unasked")
+        self._headers, self._in_body, self._body = {}, False, []
 
-class _Chunks:
-    """Reads a chunked body (RFC 9112, 7.1)."""
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
 
-    def __init__(self) -> None:
-        self.left = b""
-        self._buffer = bytearray()
-        self._body = bytearray()
-        self._wanted: int | None = None  # bytes of the chunk that are still to come, its line end included
-        self._trailer = False
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        if self._headers.get("content-encoding", "identity").lower() != "identity":
+            self._refuse("its body is packed, which was not asked for")
+        if int(self._headers.get("content-length", "0")) > _MAX_BODY:
+            self._refuse("its body is too long")
 
-    def feed(self, data: bytes) -> bytes | None:
-        self._buffer += data
-        while True:
-            if self._wanted is not None:
-                if len(self._buffer) < self._wanted:
-                    return None
-                self._body += self._buffer[: self._wanted - 2]
-                del self._buffer[: self._wanted]
-                self._wanted = None
-            at = self._buffer.find(b"\r\n")
-            if at < 0:
-                if len(self._buffer) > _MAX_HEAD:
-                    raise ValueError("a line of its chunks is too long")
-                return None
-            line = bytes(self._buffer[:at])
-            del self._buffer[: at + 2]
-            if self._trailer:
-                if not line:
-                    self.left = bytes(self._buffer)
-                    return bytes(self._body)
-                continue
-            digits = line.partition(b";")[0].strip()
-            if not digits or not _HEX.issuperset(digits):
-                raise ValueError(f"a chunk's length is {digits[:20]!r}")
-            size = int(digits, 16)
-            if len(self._body) + size > _MAX_BODY:
-                raise ValueError("its body is too long")
-            self._trailer = size == 0
-            self._wanted = size + 2 if size else None
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        if self._parser.get_status_code() < 200:  # an interim response; the real one follows
+            return
+        self.closes = not self._parser.should_keep_alive()
+        self._found = self._response()
+
+    def _refuse(self, reason: str) -> None:
+        self._refused = reason
+        raise ValueError(reason)
