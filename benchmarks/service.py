@@ -525,7 +525,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> tuple[Any, bool]:
     if options.soak:
         found = soak(options, folder)
         show_soak(found, options)
-        summary = asdict(found) | {"latencies_ms": None, "spread": found.spread()}
+        summary = asdict(found) | {"answers": dict(found.answers), "latencies_ms": None, "spread": found.spread()}
         return summary, bool(found.unanswered()) or found.spread() > FLAT
     loads = cached_load(options, folder)
     show_load(loads, options)
