@@ -314,6 +314,32 @@ def test_without_the_service_the_chat_says_so_and_keeps_what_was_said(li: Visito
     li.shot("service-back")
 
 
+def test_what_was_asked_before_the_network_went_is_answered_when_it_is_back(li: Visitor, real_chat: RealChat) -> None:
+    li.new_chat()
+    li.say("断网之前的评论，质量很好。", expected="%")
+    before = len(real_chat.stub.requests)
+    real_chat.stub.latency = 3
+    try:
+        li.page.locator("#chat-input").click()
+        li.page.keyboard.insert_text("断网时的评论，物流很慢。")
+        li.page.keyboard.press("Enter")
+        until(lambda: len(real_chat.stub.requests) > before)
+        li.page.context.set_offline(True)
+        time.sleep(5)  # the answer comes while no browser hears it
+        li.shot("network-away")
+    finally:
+        real_chat.stub.latency = 0
+        li.page.context.set_offline(False)
+    li.page.reload()
+    answers = li.page.locator(".chat-assistant")
+    expect(answers).to_have_count(2, timeout=PATIENCE_MS)
+    expect(answers.first).to_contain_text("正面")
+    expect(answers.nth(1)).to_contain_text("负面", timeout=PATIENCE_MS)
+    assert len(real_chat.stub.requests) == before + 1
+    li.say("网络回来了，质量很好。", expected="%")
+    li.shot("network-back")
+
+
 def test_no_browser_asked_anybody_else(li: Visitor, real_chat: RealChat) -> None:
     assert li.hosts <= {f"127.0.0.1:{real_chat.process.port}"}
     assert real_chat.watch.seen == []
