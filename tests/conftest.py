@@ -21,6 +21,7 @@ import psycopg
 import pytest
 from hypothesis import settings
 
+from jobs_bench import Bench
 from reviewmill.store import Store
 
 if TYPE_CHECKING:
@@ -308,3 +309,22 @@ def real_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealChat]:
         finally:
             process.kill()
             watch.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Jobs and their workers, on SQLite."""
+    bench = Bench(tmp_path / "data")
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def either_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """On SQLite and on PostgreSQL."""
+    database = request.param
+    if database == "postgresql":
+        database = request.getfixturevalue("postgres_server").create_database()
+    bench = Bench(tmp_path / "data", database)
+    yield bench
+    bench.close()

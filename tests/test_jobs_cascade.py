@@ -6,19 +6,18 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cascades import comments, model_label
+from jobs_bench import CONCURRENCY, Bench, stop
 from jobs_server import Server
 from reviewmill.cascade.certificate import Certificate
 from reviewmill.client import Client
 from reviewmill.errors import ServiceError
 from reviewmill.server.jobs.files import JobFiles
 from stub_endpoint import StubEndpoint
-from test_jobs_worker import CONCURRENCY, Bench, stop
 
 COUNT = 1500
 
@@ -26,23 +25,6 @@ COUNT = 1500
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
     return comments(COUNT, seed=4)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path / "data")
-    yield bench
-    bench.close()
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def either_bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    database = request.param
-    if database == "postgresql":
-        database = request.getfixturevalue("postgres_server").create_database()
-    bench = Bench(tmp_path / "data", database)
-    yield bench
-    bench.close()
 
 
 def decided(bench: Bench, job_id: str) -> dict[str, bytes]:
