@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -158,6 +159,7 @@ def rectifying(ranks: Counts, disagrees: Flags, rest: int, bound: int, delta: fl
     return Step(size, int(np.sum(ranks < size)), seen, bound, p)
 
 
+@lru_cache(4096)
 def most_seen(rest: int, drawn: int, bound: int, delta: float) -> int:
     """So many disagreements may a sample find in a prefix that passes `rectifying`; -1: not even none.
 
