@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +153,8 @@ class PostgresServer:
         if self.process is not None:
             processes = self._processes()
             for each in processes:
-                each.kill()
+                with suppress(psutil.NoSuchProcess):  # a child may end in the same moment by itself
+                    each.kill()
             self.process.wait()
             psutil.wait_procs(processes, timeout=10)
             self.process = None
