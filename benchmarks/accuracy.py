@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sklearn.metrics import roc_auc_score
+
 from reviewmill import AsyncSentimentAnalyzer
 from reviewmill.evaluate.labelled import Labelled, parse_mapping, read_labelled
 from reviewmill.evaluate.measures import Estimate
@@ -46,7 +48,18 @@ labels = [
 ]
 """
 
-COLUMNS = ("file", "way", "rows", "accuracy", "restricted", "macro-F1", "ECE", "says other labels", "tokens out")
+COLUMNS = (
+    "file",
+    "way",
+    "rows",
+    "accuracy",
+    "restricted",
+    "macro-F1",
+    "ECE",
+    "AUROC",
+    "says other labels",
+    "tokens out",
+)
 
 
 def shown(estimate: Estimate | None) -> str:
@@ -68,9 +81,17 @@ def line(report: Report, way: str) -> list[str]:
         shown(restricted),
         shown(scores.macro_f1),
         shown(reliability.ece) if reliability else "",
+        separation([report]),
         f"{other:.0%}" if report.outside else "",
         "" if tokens is None else f"{tokens:.1f}",
     ]
+
+
+def separation(reports: list[Report]) -> str:
+    """The area under the ROC curve of the confidence, for right against wrong."""
+    sure = [row for report in reports for row in report.rows if row.confidence is not None]
+    right = [row.label == row.gold for row in sure]
+    return f"{roc_auc_score(right, [row.confidence for row in sure]):.2f}" if len(set(right)) == 2 else ""
 
 
 async def measure(options: argparse.Namespace) -> None:
@@ -83,13 +104,18 @@ async def measure(options: argparse.Namespace) -> None:
             pipeline = await analyzer.pipeline()
             if way == "plain":
                 pipeline = plain_pipeline(analyzer.settings, pipeline.labeller.connection, task, pipeline.cache)
+            reports = []
             for path in options.files:
                 labelled = first_rows(path, task, options)
                 report = await evaluate(labelled, pipeline, label_column=options.label)
+                reports.append(report)
                 print(f"| {' | '.join(line(report, way))} |", flush=True)
                 if options.out:
                     options.out.mkdir(parents=True, exist_ok=True)
                     write_text(options.out / f"{way}-{path.stem}.json", as_json(report))
+            print(
+                f"| all | {way} | {sum(len(report.rows) for report in reports)} | | | | | {separation(reports)} | | |"
+            )
 
 
 def first_rows(path: Path, task: Task, options: argparse.Namespace) -> Labelled:
