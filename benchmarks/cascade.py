@@ -178,7 +178,7 @@ def other_certificates(sample: Sample) -> dict[str, int]:
     failed = False
     for size, drawn, seen, allowed in prefixes:
         share = allowed / size
-        failed = failed or guarantee.tail(size, min(size, allowed + 1), drawn, seen) > delta
+        failed = failed or (size > allowed and guarantee.tail(size, allowed + 1, drawn, seen) > delta)
         passed = {
             "hypergeometric, fixed sequence": not failed,
             "hypergeometric, Bonferroni": guarantee.tail(size, min(size, allowed + 1), drawn, seen) <= corrected,
