@@ -4,8 +4,9 @@
     taskset -c 0 reviewmill bench --endpoint http://127.0.0.1:PORT/v1 --no-keywords --concurrency 256 comments.jsonl
 
 It works on `--slots` questions at once and answers each after `--delay` seconds, always the same: one label, with 20
-log-probabilities. Each of the two programs has one core. `bench` measures a whole run (reading, asking, scoring,
-committing) and, as "raw", the same requests made ready beforehand and not read.
+log-probabilities. Each of the two programs has one core. `bench` measures a run from its first question to its last
+commit (asking, scoring, committing) and, as "raw", the same requests made ready beforehand and not read. Reading the file
+before and writing the result after come on top.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import threading
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from reviewmill import SentimentAnalyzer
-from reviewmill.batch.journal import Journal, Outcome
+from reviewmill.batch.asking import _committer
+from reviewmill.batch.journal import Journal, Outcome, Pending
 from reviewmill.errors import InputError, OutputError, RunError
 from reviewmill.schema import Answer
 from stub_endpoint import StubEndpoint
@@ -289,3 +291,19 @@ def test_redis_that_dies_in_mid_run_costs_nothing_but_the_cache(own_redis_server
     assert len(analyzer.warnings) == 1
     assert any("cache" in note.lower() or "Redis" in note for note in manifest.notes)
     assert [row["sentiment"] for row in read_csv(tmp_path / "out.csv")] == ["positive"] * 80
+
+
+def test_answers_that_come_together_are_committed_together() -> None:
+    """Also where nothing but the journal is written, which never waits: each would have its own transaction."""
+    sizes: list[int] = []
+
+    async def write(batch: dict[Pending, Outcome]) -> None:
+        sizes.append(len(batch))
+
+    async def scenario() -> None:
+        commit = _committer(write)
+        await asyncio.gather(*(commit(Pending(n, b"%d" % n, ""), Outcome(None, None, None)) for n in range(50)))
+
+    asyncio.run(scenario())
+    assert sum(sizes) == 50
+    assert len(sizes) <= 2

@@ -4,8 +4,9 @@ The setting (docs/guarantee.md has the theorems with their proofs). N comments n
 label already; U have none. A student predicts the U, its ordering is fixed, and *then* a uniform sample without
 replacement is drawn from the U and shown to the model. If the k most confident get the student's label and all others
 the model's, the output disagrees with the model at most where the student does among the k. The number of those is
-unknown but not random; the number in the sample is hypergeometric. That is all there is to it: no bound on a tail, no
-limit theorem, no assumption on the student, which may be as bad or as wrongly confident as it likes.
+unknown but not random; the number in the sample is hypergeometric, and what the sample finds is corrected too. That is
+all there is to it: no bound on a tail, no limit theorem, no assumption on the student, which may be as bad or as
+wrongly confident as it likes.
 
 Sources: BARGAIN (Zeighami, Shankar and Parameswaran 2025, arXiv 2509.02896) for the problem; rectifying inspection
 (Dodge and Romig 1929, "A Method of Sampling Inspection") for counting only the bad ones that the sample left; fixed-

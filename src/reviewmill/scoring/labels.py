@@ -198,12 +198,9 @@ class _Walk:
         return groups, min(least, max(0.0, 1.0 - listed))
 
     def _compatible(self, token: bytes, lead: bytes) -> frozenset[str]:
-        if not self.consumed and self.alive is self.beginnings.all:
+        if not self.consumed:
             return self.beginnings.of(token, lead)
-        body = token if self.consumed else _begun_by(token, lead)
-        if body is None:
-            return frozenset()
-        return self.beginnings.among(self.alive, self.consumed + body, has_body=bool(body))
+        return self.beginnings.among(self.alive, self.consumed + token, has_body=bool(token))
 
 
 def reweigh(logprobs: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
