@@ -5,8 +5,8 @@
 
 It works on `--slots` questions at once and answers each after `--delay` seconds, always the same: one label, with 20
 log-probabilities. Each of the two programs has one core. `bench` measures a run from its first question to its last
-commit (asking, scoring, committing) and, as "raw", the same requests made ready beforehand and not read. Reading the file
-before and writing the result after come on top.
+commit (asking, scoring, committing) and, as "raw", the same requests made ready beforehand and not read. Reading the
+file before and writing the result after come on top.
 """
 
 from __future__ import annotations
