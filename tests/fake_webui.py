@@ -2,7 +2,8 @@
 
 usage: fake_webui.py -I -u -m uvicorn open_webui.main:app --host HOST --port PORT …
 
-What it is told lies in `DATA_DIR/state.json`, which a test can read and write; its environment in `env.json`. If
+What it is told lies in `DATA_DIR/state.json`, which a test can read; `POST /fake/change` replaces parts of it. Its
+environment is in `env.json`. If
 `DATA_DIR/crash` exists, it ends at once with status 7. The real Open WebUI is in test_chat_real.py.
 """
 
@@ -13,12 +14,14 @@ import os
 import re
 import signal
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 DATA = Path(os.environ["DATA_DIR"])
 STATE = DATA / "state.json"
+ONE_AT_A_TIME = threading.Lock()
 
 
 def load() -> dict[str, Any]:
@@ -27,7 +30,14 @@ def load() -> dict[str, Any]:
     me = {"id": "0", "email": os.environ["WEBUI_ADMIN_EMAIL"], "name": "machine", "role": "admin"}
     passwords = {me["email"]: os.environ["WEBUI_ADMIN_PASSWORD"]}
     state = {"users": [me], "passwords": passwords, "functions": {}, "models": [], "feedbacks": [], "asked": []}
-    return state | {"connections": connections(), "valves": {}}
+    return state | {"connections": connections(), "valves": {}, "token": "token"}
+
+
+def save(state: dict[str, Any]) -> None:
+    """Whole or not at all: a test may read it in the same moment."""
+    new = STATE.with_suffix(".new")
+    new.write_text(json.dumps(state), "utf-8")
+    new.replace(STATE)
 
 
 def connections() -> dict[str, Any]:
@@ -52,17 +62,27 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/health":
             self._send(200, {"status": True})
             return
+        with ONE_AT_A_TIME:
+            status, said = self._look_up(path, body)
+        self._send(status, said)
+
+    def _look_up(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         state = load()
-        known = path == "/api/v1/auths/signin" or self.headers.get("Authorization") == "Bearer token"
+        if path == "/fake/change":
+            save(state | body)
+            return 200, {}
+        known = path == "/api/v1/auths/signin" or self.headers.get("Authorization") == f"Bearer {state['token']}"
         status, said = self._handle(state, path, body) if known else (401, {"detail": "Not authenticated"})
         state["asked"].append(f"{self.command} {path}")
-        STATE.write_text(json.dumps(state), "utf-8")
-        self._send(status, said)
+        save(state)
+        return status, said
 
     def _handle(self, state: dict[str, Any], path: str, body: dict[str, Any]) -> tuple[int, Any]:  # noqa: C901
         if path == "/api/v1/auths/signin":
             good = state["passwords"].get(body["email"]) == body["password"]
-            return (200, {"token": "token"}) if good else (400, {"detail": "The email or password is incorrect."})
+            return (
+                (200, {"token": state["token"]}) if good else (400, {"detail": "The email or password is incorrect."})
+            )
         if path == "/api/v1/auths/add":
             user = {"id": str(len(state["users"])), **{key: body[key] for key in ("email", "name", "role")}}
             state["users"].append(user)

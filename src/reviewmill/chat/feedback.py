@@ -11,9 +11,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from reviewmill.chat.place import Place, write_private
+from reviewmill.chat.place import write_private
 from reviewmill.chat.service import PREFIX, Person, ServiceFace
 from reviewmill.chat.webui import WebUI
 from reviewmill.errors import ServiceError
@@ -88,13 +89,13 @@ class FeedbackSync:
     is lost does no harm, because the service knows each thumb by its id.
 
     Args:
-        place: the chat's folder.
+        notes: the file that remembers what was brought.
         ui: an administrator's.
         service: with a key that may speak for others.
     """
 
-    def __init__(self, place: Place, ui: WebUI, service: ServiceFace) -> None:
-        self._path = place.root / "feedback.json"
+    def __init__(self, notes: Path, ui: WebUI, service: ServiceFace) -> None:
+        self._path = notes
         self._ui = ui
         self._service = service
         self._done = self._read()

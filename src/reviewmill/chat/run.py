@@ -12,15 +12,12 @@ import secrets as random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from reviewmill.chat import install
 from reviewmill.chat.environment import Wiring
-from reviewmill.chat.feedback import FeedbackSync, Synced
 from reviewmill.chat.place import MACHINE_EMAIL, Place, write_private
 from reviewmill.chat.programs import (
     SERVICE,
@@ -34,9 +31,11 @@ from reviewmill.chat.programs import (
     webui_spec,
 )
 from reviewmill.chat.service import PREFIX, ServiceFace
+from reviewmill.chat.signals import signals
+from reviewmill.chat.thumbs import Thumbs
 from reviewmill.chat.webui import WebUI
 from reviewmill.chat.wire import wire_function, wire_models
-from reviewmill.errors import ProcessError, ReviewmillError, ServiceError, SettingsError, WebUIError
+from reviewmill.errors import ProcessError, SettingsError, WebUIError
 from reviewmill.supervise import Status, log_tail, start, status, stop
 from reviewmill.supervise.control import wait_until
 from reviewmill.supervise.identity import alive, identify, send, wait_gone
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 _TURN_S: Final = 0.5
-_FEEDBACK_EVERY_S: Final = 15.0
 _READY_S: Final = 320.0
 _STOP_S: Final = 45.0
 _ENDED: Final = frozenset({"failed", "stopped"})
@@ -146,7 +144,7 @@ class Chat:
             KeyboardInterrupt: SIGINT ended it.
         """
         self._check()
-        with _signals(self._stop) as came:
+        with signals(self._stop) as came:
             try:
                 self._start(plan)
                 ui = self._wire()
@@ -247,13 +245,11 @@ class Chat:
 
     def _watch(self, ui: WebUI) -> None:
         """Tell what happens to the programs, and bring thumbs, until the end."""
-        sync = _Thumbs(self._place, ui, self._wiring, self._signed_in, self._say)
-        try:
+        service = ServiceFace(self._wiring.service, self._wiring.key)
+        with Thumbs(self._place.root / "feedback.json", ui, service, self._signed_in, self._say) as thumbs:
             while not self._stop.wait(_TURN_S):
                 self._notice()
-                sync.turn()
-        finally:
-            sync.close()
+                thumbs.turn()
 
     def _notice(self) -> None:
         """Tell what changed since the last look.
@@ -290,61 +286,6 @@ class Chat:
         (self._place.root / "run" / "chat.json").unlink(missing_ok=True)
 
 
-class _Thumbs:
-    """Brings thumbs now and then, in a thread, so that a slow answer does not delay the watch."""
-
-    def __init__(self, place: Place, ui: WebUI, wiring: Wiring, sign_in: Callable[[], WebUI], say: Say) -> None:
-        self._place = place
-        self._ui = ui
-        self._service = ServiceFace(wiring.service, wiring.key)
-        self._sign_in = sign_in
-        self._say = say
-        self._pool = ThreadPoolExecutor(1, "thumbs")
-        self._pending: Any = None
-        self._next = 0.0
-        self._failed = False
-
-    def turn(self) -> None:
-        """Take in a look that has ended, and begin the next when it is time."""
-        if self._pending is not None and self._pending.done():
-            done, self._pending = self._pending, None
-            self._next = time.monotonic() + _FEEDBACK_EVERY_S
-            self._told(done)
-        if self._pending is None and time.monotonic() >= self._next:
-            self._pending = self._pool.submit(FeedbackSync(self._place, self._ui, self._service).look)
-
-    def _told(self, done: Any) -> None:
-        try:
-            brought: Synced = done.result()
-        except WebUIError as error:
-            if error.status in {401, 403}:  # the session is over
-                self._sign_in_again()
-        except ServiceError as error:
-            self._say_once(f"Thumbs are not brought to the service: {error.message}")
-        else:
-            self._failed = False
-            if brought.kept:
-                self._say(f"{brought.kept} correction(s) from thumbs.")
-
-    def _sign_in_again(self) -> None:
-        try:
-            self._ui.close()
-            self._ui = self._sign_in()
-        except ReviewmillError as error:
-            self._say_once(f"Thumbs are not brought to the service: {error.message}")
-
-    def _say_once(self, text: str) -> None:
-        if not self._failed:
-            self._say(text)
-        self._failed = True
-
-    def close(self) -> None:
-        """Stop."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._ui.close()
-        self._service.close()
-
-
 def set_account(ui: WebUI, email: str, password: str, *, name: str, role: str) -> bool:
     """Make an account, or give one that is there a new password; return whether it is a new one.
 
@@ -359,20 +300,3 @@ def set_account(ui: WebUI, email: str, password: str, *, name: str, role: str) -
     kept = {key: known.get(key) for key in ("role", "name", "email")}
     ui.post(f"/api/v1/users/{known['id']}/update", {**kept, "password": password})
     return False
-
-
-@contextmanager
-def _signals(stop_event: threading.Event) -> Iterator[list[int]]:
-    """Turn the signals that end a program into an event; yields those that came."""
-    came: list[int] = []
-
-    def on_signal(number: int, _: object) -> None:
-        came.append(number)
-        stop_event.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

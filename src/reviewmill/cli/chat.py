@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import urlsplit
 
 import typer
 from rich.table import Table
@@ -56,6 +57,9 @@ def chat(
     files: Annotated[
         bool, typer.Option("--files", help="With --webui: have files read by the service, for all its models.")
     ] = False,
+    thumbs: Annotated[
+        bool, typer.Option("--thumbs", help="With --webui: stay, and bring thumbs to the service as corrections.")
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="Install the complete Open WebUI (2.9 GB).")] = False,
     python: Annotated[str | None, typer.Option(help="A Python 3.11 or 3.12 for Open WebUI.")] = None,
     install_only: Annotated[bool, typer.Option("--install-only", help="Install, and start nothing.")] = False,
@@ -70,8 +74,16 @@ def chat(
         service={"port": service_port} if service_port is not None else None,
     )
     if webui is not None:
-        _wire(settings, webui, service, service_key_file, files=files)
+        to = _service_of_a_team(service, service_key_file)
+        _wire(settings, webui, *to, files=files)
+        if thumbs:
+            _bring_thumbs(settings, webui, *to)
         return
+    if files or thumbs:
+        raise SettingsError(
+            f"{'--files' if files else '--thumbs'} belongs to --webui URL, an Open WebUI that runs already.",
+            hint="Without --webui, the chat does this by itself.",
+        )
     _up(settings, "full" if full else "slim", service, service_key_file, install_only=install_only, yes=yes)
 
 
@@ -144,11 +156,8 @@ def _service_key(path: Path | None) -> str | None:
         raise SettingsError(f"The key file {path} cannot be read: {error}.", hint=f"Or set {KEY_VARIABLE}.") from error
 
 
-def _wire(settings: Settings, webui: str, service: str | None, key: Path | None, *, files: bool) -> None:
-    """Wire an Open WebUI that a team runs, and print what was changed."""
-    from reviewmill.chat.service import ServiceFace
-    from reviewmill.chat.wire import wire_connection, wire_files, wire_function, wire_models
-
+def _service_of_a_team(service: str | None, key: Path | None) -> tuple[str, str]:
+    """The service that a team's Open WebUI is to be wired to, and its key."""
     if service is None:
         raise SettingsError(
             "Which service is it to be wired to?",
@@ -158,6 +167,14 @@ def _wire(settings: Settings, webui: str, service: str | None, key: Path | None,
     secret = _service_key(key)
     if not secret:
         raise SettingsError("The service's API key is missing.", hint=f"Set {KEY_VARIABLE} or --service-key-file.")
+    return service, secret
+
+
+def _wire(settings: Settings, webui: str, service: str, secret: str, *, files: bool) -> None:
+    """Wire an Open WebUI that a team runs, and print what was changed."""
+    from reviewmill.chat.service import ServiceFace
+    from reviewmill.chat.wire import wire_connection, wire_files, wire_function, wire_models
+
     with ServiceFace(service, secret) as face, _administrators(settings, webui) as ui:
         tasks = face.tasks()
         steps = [wire_connection(ui, face.url, secret)]
@@ -173,6 +190,25 @@ def _wire(settings: Settings, webui: str, service: str | None, key: Path | None,
     _say(f"{count} change(s) at {ui.url}." if count else f"Nothing to change at {ui.url}: it is wired.")
     if not files:
         _say("Files are read as before; with --files the service reads them (CSV, XLSX, …), for all models there.")
+
+
+def _bring_thumbs(settings: Settings, webui: str, service: str, secret: str) -> None:
+    """Bring thumbs from an Open WebUI that a team runs, until a signal ends it."""
+    from reviewmill.chat.service import ServiceFace
+    from reviewmill.chat.thumbs import Thumbs, bring_until_ended
+
+    place = Place(settings.chat.data_dir)
+    place.make()
+
+    def sign_in() -> WebUI:
+        return _administrators(settings, webui)
+
+    ui, face = sign_in(), ServiceFace(service, secret)
+    parts = urlsplit(ui.url)
+    notes = place.root / f"feedback-{parts.hostname}-{parts.port or parts.scheme}.json"
+    _say(f"Thumbs at {ui.url} are brought to {face.url}. Ctrl-C ends it.")
+    with Thumbs(notes, ui, face, sign_in, _say) as thumbs:
+        bring_until_ended(thumbs)
 
 
 def _administrators(settings: Settings, url: str) -> WebUI:
