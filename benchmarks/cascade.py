@@ -1,7 +1,8 @@
 """The cascade on real comments whose labels by the model are known: what it asks, and what it reaches.
 
     reviewmill analyze comments.jsonl --no-keywords -o labels.jsonl
-    python benchmarks/cascade.py labels.jsonl [more.jsonl ...] [--seeds 20] [--targets 0.90 0.95 0.98] [--ablation]
+    python benchmarks/cascade.py labels.jsonl [more.jsonl ...] --model MODEL.gguf [--seeds 20]
+        [--targets 0.90 0.95 0.98] [--ablation]
 
 The labels that were collected once stand in for the model, so that the whole router, student and certificate run as
 they do in `analyze --agreement`, many times with other draws. All labels are known, so the agreement that was truly
@@ -30,11 +31,13 @@ from scipy import stats
 
 from reviewmill.cascade import guarantee
 from reviewmill.cascade.certificate import Part
+from reviewmill.cascade.directions import Embeddings
 from reviewmill.cascade.features import Hasher, frequencies
 from reviewmill.cascade.forecast import Group
 from reviewmill.cascade.learning import Reals
 from reviewmill.cascade.router import Goal, Router
 from reviewmill.cascade.student import Lesson, rarity, train
+from reviewmill.models.vectors import read_vectors
 from reviewmill.tasks import drop_orders, load_task
 from reviewmill.text import clean, triage
 
@@ -191,10 +194,18 @@ def other_certificates(sample: Sample) -> dict[str, int]:
     return found
 
 
-def run(world: World, goal: Goal, seed: int, *, hasher: Hasher | None = None, truth: Reals | None = None) -> Outcome:
+def run(
+    world: World,
+    goal: Goal,
+    seed: int,
+    *,
+    hasher: Hasher | None = None,
+    truth: Reals | None = None,
+    embeddings: Embeddings | None = None,
+) -> Outcome:
     """One cascade over all comments of a world."""
     began = time.perf_counter()
-    router = Compared(world.texts, world.labels, goal, seed=seed, hasher=hasher)
+    router = Compared(world.texts, world.labels, goal, seed=seed, hasher=hasher, embeddings=embeddings)
     for draw in router.draws():
         router.learn(draw.rows, world.targets[draw.rows])
     certificate, granted = router.certificate(), router.granted
@@ -224,13 +235,20 @@ def many(world: World, setting: str, goal: Goal, seeds: Iterable[int], **how: An
     return row
 
 
-def ablation(world: World, target: float, delta: float, seeds: Sequence[int]) -> list[Row]:
+def ablation(
+    world: World, target: float, delta: float, seeds: Sequence[int], embeddings: Embeddings | None
+) -> list[Row]:
     """One thing changed at a time."""
     print(f"\n{HEAD}")
     goal = Goal(agreement=target, delta=delta)
-    rows = [many(world, "as shipped", goal, seeds)]
-    rows += [many(world, f"rounds: {n}", Goal(agreement=target, delta=delta, rounds=n), seeds) for n in (1, 3)]
-    rows.append(many(world.hard, "hard labels", goal, seeds))
+    rows = [many(world, "as shipped", goal, seeds, embeddings=embeddings)]
+    if embeddings is not None:
+        rows.append(many(world, "without the model's embeddings", goal, seeds))
+    rows += [
+        many(world, f"rounds: {n}", Goal(agreement=target, delta=delta, rounds=n), seeds, embeddings=embeddings)
+        for n in (1, 3)
+    ]
+    rows.append(many(world.hard, "hard labels", goal, seeds, embeddings=embeddings))
     features = {
         "characters, orders 1 to 2, no words": Hasher(orders=2, words=False),
         "orders 1 to 4, no words": Hasher(words=False),
@@ -238,7 +256,7 @@ def ablation(world: World, target: float, delta: float, seeds: Sequence[int]) ->
         "orders 1 to 5, words": Hasher(orders=5),
         "2^15 features": Hasher(bits=15),
     }
-    rows += [many(world, name, goal, seeds, hasher=hasher) for name, hasher in features.items()]
+    rows += [many(world, name, goal, seeds, hasher=hasher, embeddings=embeddings) for name, hasher in features.items()]
     return rows
 
 
@@ -285,6 +303,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--targets", type=float, nargs="+", default=[0.90, 0.95, 0.98])
     parser.add_argument("--delta", type=float, default=0.05)
+    parser.add_argument("--model", type=Path, help="the GGUF file that gave the labels, for its token embeddings")
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--json", type=Path, help="also write every run here")
@@ -292,6 +311,7 @@ def main() -> None:
     if asked.seeds < 1:
         parser.error("--seeds must be 1 or more")
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+    embeddings = read_vectors(asked.model) if asked.model is not None else None
     worlds = [read_world(path, asked.label, asked.task, asked.rows) for path in asked.files]
     for world in worlds:
         shares = np.bincount(world.targets.argmax(axis=1), minlength=len(world.labels)) / len(world.texts)
@@ -299,12 +319,12 @@ def main() -> None:
         print(f"{world.name}: {len(world.texts):,} distinct comments; {said}")
     print(f"\n{HEAD}")
     rows = [
-        many(world, "as shipped", Goal(agreement=target, delta=asked.delta), seeds)
+        many(world, "as shipped", Goal(agreement=target, delta=asked.delta), seeds, embeddings=embeddings)
         for world in worlds
         for target in asked.targets
     ]
     for world in worlds if asked.ablation else []:
-        found = ablation(world, asked.targets[min(1, len(asked.targets) - 1)], asked.delta, seeds)
+        found = ablation(world, asked.targets[min(1, len(asked.targets) - 1)], asked.delta, seeds, embeddings)
         certificates(found[0])
         rows += found
     if asked.speed:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reviewmill.cascade.features import Hasher, frequencies, matrix, products
+from reviewmill.cascade.features import _SCRIPTS_WITHOUT_SPACES, Hasher, frequencies, matrix, products
 
 COMMENTS = st.lists(st.text(max_size=30), min_size=1, max_size=12)
 
@@ -108,3 +108,29 @@ def test_a_hundred_thousand_comments_a_second_on_two_cores() -> None:
     began = time.process_time()
     products(hasher, texts, table)
     assert 20_000 / (time.process_time() - began) > 50_000
+
+
+@given(st.text(st.characters(categories=["Lo", "So", "Po"], max_codepoint=0x9FFF), max_size=5), st.text(max_size=5))
+def test_the_feature_of_a_whole_text_is_in_every_comment_that_holds_it(word: str, around: str) -> None:
+    hasher = Hasher(bits=20)
+    (feature,) = hasher.wholes([word])
+    kinds = {bool(re.fullmatch(r"[^\W_]", each)) and not _without_spaces(each) for each in word}
+    if not word or len(kinds) > 1 or (kinds == {False} and len(word) > hasher.orders):
+        assert feature == -1
+    else:
+        assert feature in counted(hasher, f"{around} {word} {around}")
+
+
+def _without_spaces(character: str) -> bool:
+    return any(first <= ord(character) <= last for first, last in _SCRIPTS_WITHOUT_SPACES)
+
+
+def test_whole_words_are_found_in_any_case_and_each_by_itself() -> None:
+    hasher = Hasher(bits=20)
+    found = hasher.wholes(["Great", "好评", "", "not good", "好 评", "great", "质量很好"])
+    assert found.tolist() == [found[5], found[1], -1, -1, found[4], found[5], -1]
+    assert found[5] in counted(hasher, "a great phone")
+    assert found[1] in counted(hasher, "给个好评吧")
+    assert len({found[1], found[4], found[5]}) == 3
+    assert hasher.wholes([]).tolist() == []
+    assert Hasher(bits=20, words=False).wholes(["great"]).tolist() == [-1]

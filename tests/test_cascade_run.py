@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cascades import certificate, comments, model_label, read_rows, write_csv
@@ -236,6 +237,29 @@ def test_a_saved_student_begins_elsewhere_and_is_certified_anew(stub, tmp_path, 
     _, promised = certificate(output)
     assert promised.spared > COUNT / 2
     assert sum(row["sentiment"] == model_label(row["original_text"]) for row in read_rows(output)) >= 0.95 * COUNT
+
+
+def test_where_the_models_file_is_here_its_embeddings_teach_the_student(
+    stub, tmp_path, folders, texts, monkeypatch
+) -> None:
+    read = []
+    monkeypatch.setattr("reviewmill.endpoints.connection.RemoteConnection.model_file", tmp_path / "model.gguf")
+    monkeypatch.setattr("reviewmill.batch.cascade.read_vectors", lambda path: read.append(path) or Alike(texts))
+    source, output = write_csv(tmp_path / "in.csv", texts), tmp_path / "out.jsonl"
+    analyze(stub, source, output, folders, agreement=0.95, seed=1)
+    assert read == [tmp_path / "model.gguf"]
+    assert [row["status"] for row in read_rows(output)] == ["ok"] * COUNT
+    assert certificate(output)[1].spared > 0
+
+
+class Alike:
+    """Embeddings of all characters of some texts."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.words = sorted(set("".join(texts)))
+
+    def of(self, tokens: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(0).normal(size=(len(self.words), 16)).astype(np.float32)[tokens]
 
 
 def test_a_student_of_other_labels_is_refused(stub, tmp_path, folders, texts) -> None:

@@ -25,11 +25,13 @@ from reviewmill.batch.goals import LEAST_BUDGET, CascadeOptions
 from reviewmill.batch.journal import Journal
 from reviewmill.batch.threads import in_thread
 from reviewmill.cascade.certificate import Certificate
+from reviewmill.cascade.directions import Embeddings
 from reviewmill.cascade.explain import keywords
 from reviewmill.cascade.learning import Reals
 from reviewmill.cascade.router import Draw, Goal, Granted, Router, Rows
 from reviewmill.cascade.saved import student_bytes
 from reviewmill.errors import StudentError
+from reviewmill.models.vectors import read_vectors
 from reviewmill.schema import Answer
 from reviewmill.tasks import Task, drop_orders, orderable
 
@@ -123,6 +125,7 @@ class CascadeRun:
             recorded=list(self._recorded()),
             start=start.student if start is not None else None,
             known=self._known(),
+            embeddings=self._embeddings(),
         )
         return population, router
 
@@ -156,6 +159,11 @@ class CascadeRun:
         texts = [drop_orders(known.text, self._task)[0] for known in found]
         targets = [self._target(known.text, known.answer) for known in found if known.answer is not None]
         return texts, np.array(targets).reshape(len(texts), len(self._labels))
+
+    def _embeddings(self) -> Embeddings | None:
+        """What the model knows of words, where its file is on this machine."""
+        file = self._asker.pipeline.labeller.connection.model_file
+        return read_vectors(file) if file is not None else None
 
     # -- on the way -------------------------------------------------------------------------------------------------
 

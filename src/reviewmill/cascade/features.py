@@ -90,6 +90,26 @@ class Hasher:
             blocks += [words] if len(words.indices) else []
         return blocks
 
+    def wholes(self, texts: Sequence[str]) -> Integers:
+        """The feature that is the whole of each text: an n-gram, or a word; -1 where no feature is.
+
+        Args:
+            texts: without spaces around them.
+        """
+        points, separators = code_points(texts)
+        scrambled, inside = _scrambled()[points], wordish()[points]
+        lengths = np.diff(separators) - 1
+        letters = np.diff(np.concatenate([[0], np.cumsum(inside)])[separators])
+        found = np.full(len(texts), -1, dtype=np.int32)
+        grams = self._grams(scrambled, separators).indices.reshape(-1, self.orders)
+        short = np.flatnonzero((lengths >= 1) & (lengths <= self.orders) & (letters == 0))
+        found[short] = grams[separators[short] + 1, lengths[short] - 1]
+        if self.words:
+            block = self._words(points, scrambled, separators)
+            whole = np.flatnonzero((lengths >= 1) & (letters == lengths))
+            found[whole] = block.indices[block.indptr[whole]]
+        return found
+
     def _grams(self, scrambled: Words32, separators: Integers) -> Block:
         places = len(scrambled) - 1
         found = np.empty((max(places, 0), self.orders), dtype=np.int32)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from reviewmill.cascade import guarantee
 from reviewmill.cascade.certificate import Certificate, Part, Round
-from reviewmill.cascade.directions import Directions, find_directions
+from reviewmill.cascade.directions import Directions, Embeddings, find_directions
 from reviewmill.cascade.features import Hasher, frequencies
 from reviewmill.cascade.forecast import Forecast, Group, forecast
 from reviewmill.cascade.learning import Reals
@@ -113,6 +113,7 @@ class Router:
             population better than a student without it, and is certified anew like any other.
         known: other comments, not of the population, with the model's probabilities: more to learn from.
         hasher: makes the features.
+        embeddings: of a model's tokens, so that the student knows which words are alike.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Router:
         start: Student | None = None,
         known: tuple[Sequence[str], Reals] | None = None,
         hasher: Hasher | None = None,
+        embeddings: Embeddings | None = None,
     ) -> None:
         self.texts = texts
         self.labels = tuple(labels)
@@ -137,6 +139,7 @@ class Router:
         self._seed = seed
         self._recorded = list(recorded)
         self._hasher = hasher or Hasher()
+        self._embeddings = embeddings
         self._known_texts, self._known_targets = known or ((), np.empty((0, len(labels))))
         self._start = start
         self._asked = np.zeros(len(texts), dtype=np.bool_)
@@ -422,7 +425,9 @@ class Router:
 
     def _main_directions(self) -> Directions | None:
         if not self._looked:
-            self._directions = find_directions(self._hasher, self.texts, self._rarity(), seed=self._seed)
+            self._directions = find_directions(
+                self._hasher, self.texts, self._rarity(), seed=self._seed, embeddings=self._embeddings
+            )
             self._looked = True
         return self._directions
 

@@ -22,6 +22,7 @@ from reviewmill.tasks import Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from reviewmill.endpoints.client import EndpointClient
 
@@ -57,10 +58,12 @@ class Connection(Protocol):
     Attributes:
         about: what answers.
         capabilities: what can be asked of it.
+        model_file: the model's GGUF file, where it is on this machine.
     """
 
     about: About
     capabilities: Capabilities
+    model_file: Path | None
 
     @property
     def concurrency(self) -> int:
@@ -92,6 +95,7 @@ class OneEndpoint:
     """What all connections to one endpoint have: a limiter."""
 
     limiter: Limiter
+    model_file: Path | None = None
 
     @property
     def limit(self) -> int:
@@ -110,6 +114,7 @@ class EmbeddedConnection(OneEndpoint):
 
     def __init__(self, settings: Settings, model: LocalModel) -> None:
         self.about = About(model.name, f"gguf:{model.sha256}", EMBEDDED, model.sha256)
+        self.model_file = model.path
         self.capabilities = EMBEDDED_CAPABILITIES
         self._slots, self._context = settings.slots, embedded.CONTEXT_PER_SLOT
         if settings.long == "whole":

@@ -79,6 +79,8 @@ class PoolConnection:
         self.capabilities = capabilities
         self.members = members
         self.mixed = about.fingerprint == MIXED
+        files = (member.connection.model_file for member in members if member.connection is not None)
+        self.model_file = None if self.mixed else next(filter(None, files), None)
         self.reserve = 0.0
         self._settings = settings
         self._lines: dict[Priority, OrderedDict[Question, None]] = {"interactive": OrderedDict(), "job": OrderedDict()}

@@ -1,12 +1,15 @@
-"""Reads the header of a GGUF file: what the model is, without loading it.
+"""Reads the header of a GGUF file: what the model is, its tokens, where a tensor lies; without loading it.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian).
 """
 
 from __future__ import annotations
 
+import io
 import struct
-from typing import TYPE_CHECKING, BinaryIO, Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
 
 from reviewmill.errors import ModelError
 
@@ -19,6 +22,29 @@ _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?
 _STRING: Final = 8
 _ARRAY: Final = 9
 _LONGEST: Final = 1 << 24
+_MOST_DIMENSIONS: Final = 4
+_ALIGNMENT: Final = 32
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTable:
+    """The tokens of a model, and where their input embeddings lie in its file.
+
+    Attributes:
+        kind: of tokenizer (`tokenizer.ggml.model`): `gpt2` is BPE over bytes, `llama` SentencePiece.
+        tokens: as the file writes them, by id.
+        width: numbers of one token's embedding.
+        coding: how they are written (`ggml_type`).
+        start: where the first begins, in bytes from the file's beginning.
+    """
+
+    kind: str
+    tokens: list[str]
+    width: int
+    coding: int
+    start: int
 
 
 def read_header(path: Path) -> dict[str, Scalar]:
@@ -27,9 +53,22 @@ def read_header(path: Path) -> dict[str, Scalar]:
     Raises:
         ModelError: the file is no GGUF file, or is damaged at its beginning.
     """
+    return _opened(path, _read)
+
+
+def read_tokens(path: Path) -> TokenTable | None:
+    """The tokens, and where their embeddings are; None where a file has no such table (a later part of a model).
+
+    Raises:
+        ModelError: the file is no GGUF file, or is damaged at its beginning.
+    """
+    return _opened(path, _read_tokens)
+
+
+def _opened(path: Path, read: Callable[[BinaryIO], Read]) -> Read:
     try:
         with path.open("rb") as file:
-            return _read(file)
+            return read(file)
     except (struct.error, ValueError) as error:
         raise ModelError(
             f"{path} is not a GGUF file that can be read: {error}.",
@@ -40,11 +79,7 @@ def read_header(path: Path) -> dict[str, Scalar]:
 
 
 def _read(file: BinaryIO) -> dict[str, Scalar]:
-    if file.read(4) != b"GGUF":
-        raise ValueError("it does not begin with GGUF")
-    version, _, count = _unpack(file, "IQQ")
-    if version not in {2, 3}:
-        raise ValueError(f"its version is {version}")
+    _, count = _counts(file)
     header: dict[str, Scalar] = {}
     for _ in range(count):
         key = _string(file)
@@ -57,6 +92,59 @@ def _read(file: BinaryIO) -> dict[str, Scalar]:
     return header
 
 
+def _read_tokens(file: BinaryIO) -> TokenTable | None:
+    tensors, count = _counts(file)
+    header: dict[str, Scalar] = {}
+    tokens: list[str] = []
+    for _ in range(count):
+        key = _string(file)
+        (kind,) = _unpack(file, "I")
+        if key == "tokenizer.ggml.tokens" and kind == _ARRAY:
+            tokens = _strings(file)
+        elif (value := _value(file, kind)) is not None:
+            header[key] = value
+    found: tuple[int, int, int] | None = None
+    for _ in range(tensors):
+        name, width, rows, coding, offset = _tensor(file)
+        if name == "token_embd.weight" and rows == len(tokens):
+            found = width, coding, offset
+    if found is None or not tokens:
+        return None
+    width, coding, offset = found
+    alignment = header.get("general.alignment", _ALIGNMENT)
+    if not isinstance(alignment, int) or not 0 < alignment <= _LONGEST:
+        raise ValueError(f"an alignment of {alignment}")
+    begin = -(-file.tell() // alignment) * alignment
+    return TokenTable(str(header.get("tokenizer.ggml.model", "")), tokens, width, coding, begin + offset)
+
+
+def _counts(file: BinaryIO) -> tuple[int, int]:
+    """How many tensors and how many entries of metadata follow."""
+    if file.read(4) != b"GGUF":
+        raise ValueError("it does not begin with GGUF")
+    version, tensors, count = _unpack(file, "IQQ")
+    if version not in {2, 3}:
+        raise ValueError(f"its version is {version}")
+    return tensors, count
+
+
+def _tensor(file: BinaryIO) -> tuple[str, int, int, int, int]:
+    """What is said of one tensor: name, numbers in a row, rows, coding, offset."""
+    name, (dimensions,) = _string(file), _unpack(file, "I")
+    if dimensions > _MOST_DIMENSIONS:
+        raise ValueError(f"a tensor of {dimensions} dimensions")
+    shape = _unpack(file, f"{dimensions}Q")
+    coding, offset = _unpack(file, "IQ")
+    return name, shape[0] if shape else 1, shape[1] if len(shape) == 2 else 0, coding, offset
+
+
+def _strings(file: BinaryIO) -> list[str]:
+    inner, length = _unpack(file, "IQ")
+    if inner != _STRING or length > _LONGEST:
+        raise ValueError(f"an array of {length} tokens of type {inner}")
+    return [_string(file) for _ in range(length)]
+
+
 def _value(file: BinaryIO, kind: int) -> Scalar | None:
     """One value; None for an array, which is skipped."""
     if kind == _STRING:
@@ -65,6 +153,9 @@ def _value(file: BinaryIO, kind: int) -> Scalar | None:
         inner, length = _unpack(file, "IQ")
         if length > _LONGEST:
             raise ValueError(f"an array of {length} items")
+        if inner in _SCALARS:
+            file.seek(length * struct.calcsize("<" + _SCALARS[inner]), io.SEEK_CUR)
+            return None
         for _ in range(length):
             _value(file, inner)
         return None
