@@ -280,6 +280,15 @@ def test_evaluate_uses_it_and_says_where_it_was_fitted_on_these_very_rows(run, t
     own = report(gold)
     assert own["system"]["calibration"] == record["id"]
     assert any("fitted on this very file" in warning for warning in own["warnings"])
+    page = run("evaluate", gold, "--label", "label", "-o", "report.html", "-q", "--map", "nobody=positive")
+    assert page.returncode == 0, page.stderr
+    for words in (
+        "fitted on this very file",
+        "所用校准正是在本文件上拟合的",
+        "--map names what no usable row has",
+        "--map 中有文件里没有的标签：nobody",
+    ):
+        assert words in (tmp_path / "report.html").read_text(encoding="utf-8")
     plain = report(gold, "--calibration", "none")
     assert plain["system"]["calibration"] is None
     assert not any("fitted on" in warning for warning in plain["warnings"])

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reviewmill._version import __version__
+from reviewmill.evaluate.labelled import SHOWN
 from reviewmill.evaluate.plots import Line, interval_plot, reliability_plot, selection_plot
 from reviewmill.evaluate.tags import TAGS
 
@@ -239,6 +240,8 @@ def _data_warnings_zh(data: Data, labels: Sequence[str]) -> list[str]:
     left_out = [words.format(n) for why, words in _LEFT_OUT_ZH.items() if (n := data.left_out.get(why))]
     if left_out:
         said.append(f"未计入：{'；'.join(left_out)}。")
+    if data.unused:
+        said.append(f"--map 中有文件里没有的标签：{'、'.join(data.unused[:SHOWN])}。")
     present = [name for name in labels if data.labels.get(name)]
     if len(present) == 1:
         said.append(f"所有行的标签都是 {present[0]}：准确率只是该标签的召回率，其余标签是否误用无从得知。")
@@ -247,6 +250,11 @@ def _data_warnings_zh(data: Data, labels: Sequence[str]) -> list[str]:
         said.append(f"没有标签为 {missing} 的行：回答这些标签的单独计数，并另列只在出现的标签中选择的成绩。")
     if data.rows < 100:
         said.append(f"只有 {data.rows} 行：区间很宽，小的差异没有意义。")
+    if data.calibrated_on:
+        said.append(
+            "所用校准正是在本文件上拟合的：这里的置信度显得过好。"
+            "请看 reviewmill calibrate 打印的结果（未参与拟合的行），或换一个文件评估。"
+        )
     return said
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FEW_ROWS: Final = 100
 """With fewer rows the 95% interval of an accuracy of 0.85 is wider than 14 points."""
 
-_SHOWN: Final = 12
+SHOWN: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class Labelled:
         rows: the usable rows, in the file's order; every cleaned text once.
         left_out: how many rows were left out, by reason (`no_label`, `no_text`, `mapped_away`, `duplicate`,
             `contradiction`, `unreadable`).
+        unused: what the mapping translates and no usable row has.
         warnings: what a reader of any number made from these rows has to know, one sentence each.
     """
 
@@ -71,7 +72,8 @@ class Labelled:
     labels: tuple[str, ...]
     rows: list[LabelledRow]
     left_out: dict[str, int]
-    warnings: list[str]
+    unused: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def labels_present(self) -> tuple[str, ...]:
@@ -124,8 +126,9 @@ def read_labelled(
             f"{path} has no usable row: {_reasons(sorting.left_out)}.",
             hint=f"It needs comments ({source.text_column}) and labels ({column}).",
         )
-    result = Labelled(path, source.digest(), task.label_names, rows, dict(sorting.left_out), [])
-    result.warnings.extend(_warnings(result, sorting, mapping or {}))
+    unused = [given for given in mapping or {} if _same(given) not in sorting.seen]
+    result = Labelled(path, source.digest(), task.label_names, rows, dict(sorting.left_out), unused)
+    result.warnings.extend(_warnings(result))
     return result
 
 
@@ -206,9 +209,9 @@ class _Sorting:
             return
         named = [
             f"{short(name, 40)} ({count:,} rows, first row {self._first_unknown[name]:,})"
-            for name, count in self._unknown.most_common(_SHOWN)
+            for name, count in self._unknown.most_common(SHOWN)
         ]
-        more = f", and {len(self._unknown) - _SHOWN:,} more" if len(self._unknown) > _SHOWN else ""
+        more = f", and {len(self._unknown) - SHOWN:,} more" if len(self._unknown) > SHOWN else ""
         first = shlex.quote(next(iter(self._unknown.most_common(1)))[0][:40])
         raise InputError(
             f"{self.source.path}: {self._unknown.total():,} rows have labels in {self.column!r} that the task "
@@ -264,13 +267,12 @@ def _reasons(left_out: Mapping[str, int]) -> str:
     return "; ".join(told) or "there are no rows"
 
 
-def _warnings(labelled: Labelled, sorting: _Sorting, mapping: Mapping[str, str]) -> list[str]:
+def _warnings(labelled: Labelled) -> list[str]:
     warnings = []
     if labelled.left_out:
         warnings.append(f"Left out: {_reasons(labelled.left_out)}.")
-    unused = [given for given in mapping if _same(given) not in sorting.seen]
-    if unused:
-        warnings.append(f"--map names what no usable row has: {', '.join(map(repr, unused[:_SHOWN]))}.")
+    if labelled.unused:
+        warnings.append(f"--map names what no usable row has: {', '.join(map(repr, labelled.unused[:SHOWN]))}.")
     present = labelled.labels_present
     if len(present) == 1:
         warnings.append(

@@ -37,7 +37,12 @@ REPORT_VERSION: Final = 1
 
 
 class Data(Measured):
-    """The rows that were judged: the file's name and SHA-256, its columns, what was left out and why."""
+    """The rows that were judged: the file's name and SHA-256, its columns, what was left out and why.
+
+    Attributes:
+        unused: what the mapping translates and no usable row has.
+        calibrated_on: the calibration that was used had been fitted on this very file.
+    """
 
     file: str
     sha256: str
@@ -46,6 +51,8 @@ class Data(Measured):
     rows: int
     left_out: dict[str, int]
     labels: dict[str, int]
+    unused: list[str] = Field(default_factory=list)
+    calibrated_on: bool = False
 
 
 class System(Measured):
@@ -195,6 +202,7 @@ def build_report(
     decided = [record for record in kept if record.label not in outside]
     facets = _facets(kept, [judgement.rows[number] for number in answered])
     right = sum(record.right for record in records)
+    own = _own_rows(labelled, pipeline)
     return Report(
         reviewmill=__version__,
         created=datetime.now(UTC).replace(microsecond=0),
@@ -206,10 +214,12 @@ def build_report(
             rows=len(records),
             left_out=labelled.left_out,
             labels=dict(Counter(record.gold for record in records)),
+            unused=labelled.unused,
+            calibrated_on=bool(own),
         ),
         system=_system(pipeline, judgement),
         labels=list(labelled.labels),
-        warnings=[*labelled.warnings, *_own_rows(labelled, pipeline), *_warnings(kept, records)],
+        warnings=[*labelled.warnings, *own, *_warnings(kept, records)],
         unanswered=dict(Counter(record.status for record in records if record.status != "ok")),
         accuracy_of_all=wilson(right, len(records)),
         measures=measure(judged, seed=seed),
