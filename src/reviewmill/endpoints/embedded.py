@@ -28,6 +28,7 @@ CONTEXT_PER_SLOT: Final = 4608
 """Tokens: up to 1,200 for the task, the rest for a comment of 3,000 Chinese characters and its answer."""
 
 _KEPT_PREFIXES: Final = 8
+_FIRST_SIGN_S: Final = 120.0
 
 
 class EmbeddedEngine:
@@ -92,6 +93,22 @@ class EmbeddedEngine:
                 hint="Is it a whole GGUF file of a chat model? `reviewmill models verify` checks those of the catalog.",
             ) from error
         self.url: str = self._server.listening_address
+        self._await_work(path)
+
+    def _await_work(self, path: Path) -> None:
+        """Wait until the server works on what it is asked.
+
+        It listens a moment before. Stopped in that moment, it never notices, and waits for itself, holding Python's lock.
+        """
+        headers = {"Authorization": f"Bearer {self.api_key}", "Connection": "close"}
+        try:
+            # The state of its slots is told by the loop that does the work.
+            httpx2.get(f"{self.url}/slots", headers=headers, timeout=_FIRST_SIGN_S, trust_env=False)
+        except httpx2.RequestError as error:
+            raise ModelError(
+                f"llama.cpp loaded {path}, and does not answer: {error or type(error).__name__}.",
+                hint="The machine may be too busy; try again.",
+            ) from error
 
     def close(self) -> None:
         """Stop the server and free the model's memory."""
