@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# How the tests are shared out: tests/sharing.py.
+SHARED := -n 2 --no-loadscope-reorder
 MODEL := qwen2.5-coder-1.5b-instruct-q4_k_m
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -28,10 +30,10 @@ serve: $(VENV)/.serving model  ## set up, and serve the HTTP API on 127.0.0.1:80
 
 test: test-setup  ## set up, and run all tests, the slow ones and those with the real model included
 	@echo "==> Running all tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SHARED)
 
 test-fast: $(VENV)/.developing  ## run the tests that are neither slow nor need the embedded model
-	@$(BIN)/python -m pytest -m "not slow and not model"
+	@$(BIN)/python -m pytest $(SHARED) -m "not slow and not model"
 
 test-vllm: $(VENV)/.developing model vllm  ## serve the embedded model's weights with the real vLLM, and measure (10 minutes, 20 GB)
 	@$(BIN)/python benchmarks/vllm_engine.py

@@ -23,6 +23,7 @@ from hypothesis import settings
 
 from jobs_bench import Bench
 from reviewmill.store import Store
+from sharing import Sharing, in_order, leave_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,19 @@ settings.load_profile("reviewmill")
 
 # Calibrations of whoever runs the tests must not decide their results; what a test fits lies in a folder of its own.
 os.environ["REVIEWMILL_CALIBRATIONS_DIR"] = tempfile.mkdtemp(prefix="rm-calibrations-")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    """See `sharing`."""
+    return Sharing(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where this is one of several processes: see `sharing`."""
+    if hasattr(config, "workerinput"):
+        in_order(items)
+        leave_room()
 
 
 class RedisServer:

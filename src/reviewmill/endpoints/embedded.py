@@ -98,7 +98,7 @@ class EmbeddedEngine:
     def _await_work(self, path: Path) -> None:
         """Wait until the server works on what it is asked.
 
-        It listens a moment before. Stopped in that moment, it never notices, and waits for itself, holding Python's lock.
+        It listens a moment before. Stopped in that moment, it never notices, and waits for itself with Python's lock.
         """
         headers = {"Authorization": f"Bearer {self.api_key}", "Connection": "close"}
         try:
