@@ -53,6 +53,8 @@ class Knobs:
     refuse_unknown: int | None = None
     """Status for a format that it cannot enforce; None ignores it silently, as most servers do."""
     latency: float = 0.0
+    together: int = 0
+    """Answer nobody before so many were asking at the same time (a minute at most)."""
     models: Sequence[str] = ("stub-model",)
     model_fields: Mapping[str, Any] = field(default_factory=dict)
     models_failure: int | Literal["html", "hang"] | None = None
@@ -181,6 +183,13 @@ class StubEndpoint(Knobs):
     def wait(self, seconds: float) -> None:
         """Sleep; closing the server ends it."""
         self._released.wait(seconds)
+
+    def hold(self) -> None:
+        """Take the time that an answer takes."""
+        self.wait(self.latency)
+        deadline = time.monotonic() + 60
+        while self.max_in_flight < self.together and time.monotonic() < deadline and not self._released.is_set():
+            self.wait(0.01)
 
     def refusal(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """The status and body with which it refuses this request, if it does."""
@@ -455,7 +464,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if stub.hang:
             stub.wait(60)
-        stub.wait(stub.latency)
+        stub.hold()
         if isinstance(failure, int | tuple):
             status, retry_after = failure if isinstance(failure, tuple) else (failure, None)
             return self._send(status, _error(f"Failing with {status} as told."), retry_after)

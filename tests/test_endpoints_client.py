@@ -478,13 +478,13 @@ async def test_a_list_of_models_that_is_none(stub: StubEndpoint, misbehaviour: A
 
 
 async def test_two_hundred_requests_at_once_are_all_answered(stub: StubEndpoint) -> None:
-    stub.latency = 0.2
+    stub.together = 101  # the default pool would queue the second hundred
     async with client_of(stub) as client:
         questions = [[*QUESTION[:1], {"role": "user", "content": f"<<<好 {number}>>>"}] for number in range(200)]
         replies = await asyncio.gather(*(client.complete(question, max_tokens=8) for question in questions))
     assert {reply.text for reply in replies} == {"positive"}
     assert set(stub.asked.values()) == {1}
-    assert stub.max_in_flight > 100  # the default pool would queue the second hundred
+    assert stub.max_in_flight > 100
 
 
 # --- requests that are forwarded as they are --------------------------------------------------------------------------

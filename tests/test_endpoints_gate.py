@@ -300,6 +300,7 @@ async def pipeline(stub: StubEndpoint, folder: Path, gate: Gate | None) -> Async
 def test_no_more_comments_than_places_are_with_the_model(tmp_path) -> None:
     async def test(stub: StubEndpoint) -> None:
         async with pipeline(stub, tmp_path, Gate(3, 1, 100)) as asking:
+            stub.together = 3
             await asyncio.gather(*(asking.answer(f"第{n}条很好") for n in range(20)))
 
     with StubEndpoint(latency=0.02) as stub:
