@@ -233,3 +233,21 @@ def test_redact_masks_texts_and_files(run, tmp_path) -> None:
         asked = {text for text in stub.asked if "没人" in text}
     assert asked == {"打[电话]没人接", "写信到 [邮箱] 没人回"}
     assert "打13800138000没人接" in (tmp_path / "in.analyzed.csv").read_text(encoding="utf-8-sig")
+
+
+def test_the_command_line_starts_without_what_few_commands_need() -> None:
+    heavy = [
+        "fastapi",
+        "gguf",
+        "jinja2",
+        "matplotlib",
+        "numpy",
+        "openai",
+        "scipy",
+        "sklearn",
+        "sqlalchemy",
+        "xllamacpp",
+    ]
+    code = f"import sys, reviewmill.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"

@@ -28,6 +28,7 @@ from pydantic_core import from_json, to_json
 from reviewmill.endpoints.http1 import HttpPool
 from reviewmill.endpoints.limiter import Limiter
 from reviewmill.endpoints.load import slots_of, watch_line
+from reviewmill.endpoints.names import WEIGHTS_MARK
 from reviewmill.errors import (
     AnswerError,
     ContextOverflowError,
@@ -44,9 +45,6 @@ _CONNECT_TIMEOUT: Final = 10.0
 _MODELS_TIMEOUT: Final = 10.0
 _LONGEST_WAIT: Final = 30.0
 _MOST_TIMEOUTS: Final = 2
-
-WEIGHTS_MARK: Final = "@weights-"
-"""Stands in a model's second name, between its name and the digest of its weights and of how they are computed."""
 
 # What changes while the model stays the same: clocks, vLLM's random permission ids, llama.cpp's and others' load state.
 _VOLATILE: Final = frozenset({"created", "permission", "status", "state", "loaded", "in_cache", "last_used"})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from reviewmill import supervise
-from reviewmill.endpoints.client import WEIGHTS_MARK
+from reviewmill.endpoints.names import WEIGHTS_MARK
 from reviewmill.endpoints.vllm.environment import Environment
 from reviewmill.endpoints.vllm.flags import KEY
 from reviewmill.endpoints.vllm.plan import Plan

@@ -7,14 +7,16 @@ import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from reviewmill.endpoints.capabilities import TOP_LOGPROBS, json_schema_format, probe
-from reviewmill.endpoints.client import EndpointClient
 from reviewmill.endpoints.vllm.metrics import read_metrics
 from reviewmill.errors import EndpointError
 from reviewmill.scoring import score_labels
 from reviewmill.tasks import CompactWire, JsonWire, Task, render
+
+if TYPE_CHECKING:
+    from reviewmill.endpoints.client import EndpointClient
 
 _COMMENTS: Final = ("杯子收到了，密封很好，倒过来也不漏水。", "等了快两个星期才发货，打开一看还少了一个配件。")
 
