@@ -22,6 +22,7 @@ from conftest import free_port
 from outbound_watch import OutboundWatch
 from reviewmill.chat.webui import WebUI
 from stub_endpoint import StubEndpoint
+from warm import warm_reviewmill
 
 INSTALLS = platformdirs.user_data_path("reviewmill") / "chat" / "open-webui"
 """Where `make chat` installs Open WebUI, once for all working copies."""
@@ -74,9 +75,14 @@ class ChatProcess:
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a `reviewmill chat …` to its end."""
-        command = [sys.executable, "-m", "reviewmill", "chat", *arguments]
         return subprocess.run(
-            command, env=self.env | env, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+            warm_reviewmill("chat", *arguments),
+            env=self.env | env,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
     def start(self, *arguments: str, wait: float | None = 60, **env: str) -> None:

@@ -46,7 +46,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where this is one of several processes: see `sharing`."""
+    """More tries for what has a limit on the clock; and where this is one of several processes, see `sharing`."""
+    for item in items:
+        if item.get_closest_marker("clock"):
+            item.add_marker(pytest.mark.flaky(reruns=2))
     if hasattr(config, "workerinput"):
         in_order(items)
         leave_room()

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from stub_endpoint import StubEndpoint
+from warm import warm_reviewmill
 
 CONCURRENCY = 8
 TESTS = Path(__file__).parent
@@ -35,8 +36,7 @@ def write_input(path: Path, texts: list[str]) -> Path:
 
 
 def command(source: Path, output: Path, *more: str) -> list[str]:
-    program = [sys.executable, "-m", "reviewmill", "analyze", str(source), "-o", str(output), "--quiet"]
-    return [*program, *more]
+    return warm_reviewmill("analyze", source, "-o", output, "--quiet", *more)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -75,7 +75,7 @@ def kill_somewhere(arguments: list[str], env: dict[str, str], stub: StubProcess,
     """Start the command and kill it: after some more answers, or after some time. False if it was done before."""
     before = stub.counts()["total"]
     answers = chance.choice([0, 1, 2, 3, 5, 8, 9, None])
-    process = subprocess.Popen(arguments, env=env)
+    process = subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE)
     wait_until = time.monotonic() + (chance.uniform(0.05, 2.0) if answers is None else 60.0)
     while process.poll() is None and time.monotonic() < wait_until:
         if answers is not None and stub.counts()["total"] - before > answers:
@@ -85,7 +85,7 @@ def kill_somewhere(arguments: list[str], env: dict[str, str], stub: StubProcess,
     if process.poll() is not None:
         return False
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()  # to the end of its output: `warm`
     return True
 
 
@@ -127,7 +127,7 @@ def test_what_was_committed_is_never_asked_again(tmp_path) -> None:
             source, tmp_path / "out.csv", "--endpoint", stub.url, "--concurrency", "1", "--cache", "none"
         )
         env = environment(tmp_path)
-        process = subprocess.Popen(arguments, env=env)
+        process = subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE)
         while texts[1] not in stub.asked and process.poll() is None:
             time.sleep(0.001)
         stub.hang = True
@@ -136,7 +136,7 @@ def test_what_was_committed_is_never_asked_again(tmp_path) -> None:
             if len([text for text in texts if stub.asked[text]]) == len(texts):
                 break
         process.kill()
-        process.wait()
+        process.communicate()
         open_at_kill = [text for text in texts if stub.asked[text]][-1]
     with StubEndpoint(port=int(stub.url.rsplit(":", 1)[1].split("/")[0])) as again:
         assert subprocess.run(arguments, env=env, check=False).returncode == 0

@@ -574,6 +574,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, extension) -> None:
     assert peak - before < 250
 
 
+@pytest.mark.clock
 def test_plain_csv_is_read_fast(tmp_path) -> None:
     path = _write(
         tmp_path, "a.csv", "id,评论,stars\n" + "".join(f"{n},{COMMENTS[n % 3]},{n % 5}\n" for n in range(50_000))

@@ -175,6 +175,7 @@ def test_down_at_start_is_an_error_without_the_password(own_redis_server, tmp_pa
 
 
 @pytest.mark.redis
+@pytest.mark.clock
 def test_hanging_at_start_is_an_error_after_about_two_seconds(own_redis_server) -> None:
     own_redis_server.start()
     own_redis_server.freeze()
@@ -279,6 +280,7 @@ def test_after_a_failure_it_is_left_alone_for_half_a_minute(own_redis_server) ->
 
 
 @pytest.mark.redis
+@pytest.mark.clock
 def test_hanging_in_mid_run_holds_it_for_about_two_seconds_in_all(own_redis_server) -> None:
     own_redis_server.start()
     with RedisCache(own_redis_server.url) as cache:

@@ -98,6 +98,7 @@ def test_products_are_those_of_the_matrix(threads: int) -> None:
     )
 
 
+@pytest.mark.clock
 def test_a_hundred_thousand_comments_a_second_on_two_cores() -> None:
     """In processor time, because what else the machine does is not this code's fault."""
     chance = np.random.default_rng(1)

@@ -236,6 +236,7 @@ def test_an_xlsx_file_is_read_too(li: Visitor, tmp_path: Path) -> None:
     li.shot("xlsx-summary")
 
 
+@pytest.mark.clock
 def test_a_thousand_rows_are_shown_soon_after_they_are_analysed(
     li: Visitor, real_chat: RealChat, tmp_path: Path
 ) -> None:

@@ -294,6 +294,7 @@ def test_many_typed_comments_have_a_table_of_200_rows_and_a_link(chat: Chat) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.clock
 def test_a_thousand_rows_are_answered_within_five_seconds_after_their_analysis(tmp_path: Path) -> None:
     with StubEndpoint() as stub, running_service(tmp_path, stub) as running:
         chat = Chat(running, running.key("analyse", "jobs", "chat"))
@@ -313,6 +314,7 @@ def test_a_thousand_rows_are_answered_within_five_seconds_after_their_analysis(t
 
 
 @pytest.mark.slow
+@pytest.mark.clock
 def test_ten_thousand_rows_work_and_are_asked_about(tmp_path: Path) -> None:
     with StubEndpoint() as stub, running_service(tmp_path, stub) as running:
         chat = Chat(running, running.key("analyse", "jobs", "chat"))
@@ -331,6 +333,7 @@ def test_ten_thousand_rows_work_and_are_asked_about(tmp_path: Path) -> None:
         assert httpx2.get(link, timeout=60, trust_env=False).status_code == 200
 
 
+@pytest.mark.clock
 def test_others_are_answered_while_a_file_is_looked_through(chat: Chat, running: RunningService) -> None:
     comments = [f"第{n}条慢" for n in range(1_000)]
     files = {FILE: chat.attach(table(comments)).json()["page_content"]}
@@ -363,6 +366,7 @@ def test_the_answer_of_a_stream_is_the_answer_as_a_whole(chat: Chat) -> None:
     assert streamed(stream) == whole["choices"][0]["message"]["content"]
 
 
+@pytest.mark.clock
 def test_a_stream_begins_at_once_where_a_file_takes_long(chat: Chat, stub: StubEndpoint) -> None:
     files = {FILE: chat.attach(table([f"新的第{n}条" for n in range(40)])).json()["page_content"]}
     stub.latency = 1.0

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stub_endpoint import StubEndpoint
+from warm import warm_reviewmill
 
 HERE = Path(__file__).parent
 
@@ -30,7 +31,7 @@ def run(tmp_path):
             "REVIEWMILL_MODELS_DIR": str(tmp_path / "models"),
         }
         done = subprocess.run(
-            [sys.executable, "-m", "reviewmill", *arguments],
+            warm_reviewmill(*arguments),
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
             cwd=tmp_path,
@@ -51,7 +52,12 @@ def write(folder: Path, name: str, content: str | bytes) -> str:
 
 
 def test_version_and_help(run) -> None:
-    assert run("--version").stdout.startswith("reviewmill 0.")
+    for program in (
+        [sys.executable, "-m", "reviewmill"],
+        [Path(sys.executable).with_name("reviewmill")],
+        warm_reviewmill(),
+    ):
+        assert subprocess.check_output([*program, "--version"], text=True).startswith("reviewmill 0.")
     assert "analyze" in run("--help").stdout
 
 

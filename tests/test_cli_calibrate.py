@@ -7,13 +7,13 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from service import running_service
 from stub_endpoint import LLAMA_CPP, StubEndpoint
+from warm import warm_reviewmill
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def run(tmp_path, stub):
     def call(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         own = {f"REVIEWMILL_{name}_DIR": str(tmp_path / name.lower()) for name in ("CACHE", "STATE", "CALIBRATIONS")}
         return subprocess.run(
-            [sys.executable, "-m", "reviewmill", *arguments],
+            warm_reviewmill(*arguments),
             capture_output=True,
             text=True,
             encoding="utf-8",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
 from stub_endpoint import StubEndpoint
+from warm import warm_reviewmill
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def stub():
 def run(stub, tmp_path):
     def call(*arguments: str):
         env = os.environ | {"REVIEWMILL_CACHE_DIR": str(tmp_path / "cache"), "COLUMNS": "200"}
-        words = [sys.executable, "-m", "reviewmill", "challenge", "--endpoint", stub.url, *arguments]
+        words = warm_reviewmill("challenge", "--endpoint", stub.url, *arguments)
         return subprocess.run(words, env=env, capture_output=True, text=True, encoding="utf-8", timeout=120)
 
     return call

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -14,6 +13,7 @@ import pytest
 
 from prompted_stub import HELP, PromptedStub, write_labelled, write_pool
 from reviewmill.tasks import load_task
+from warm import warm_reviewmill
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def command(tmp_path):
 
     def build(url: str, *more: str, output: str = "new.toml"):
         arguments = [labelled, "--label", "rating", "--endpoint", url, "--pool", pool, "--budget", "1200", "-o"]
-        words = [sys.executable, "-m", "reviewmill", "improve", *map(str, arguments), str(tmp_path / output), *more]
+        words = warm_reviewmill("improve", *arguments, tmp_path / output, *more)
         return {"args": words, "env": env, "text": True, "encoding": "utf-8"}
 
     return build

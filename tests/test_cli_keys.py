@@ -12,14 +12,15 @@ import pytest
 
 from reviewmill.cli.keys import Scope
 from reviewmill.store import SCOPES, Store
+from warm import warm_reviewmill
 
 
 @pytest.fixture
 def run(tmp_path):
-    def call(*arguments: str, program: tuple[str, ...] = ("-m", "reviewmill"), **env: str):
+    def call(*arguments: str, **env: str):
         own = {"REVIEWMILL_SERVICE__DATA_DIR": str(tmp_path / "data")}
         return subprocess.run(
-            [sys.executable, *program, "keys", *arguments],
+            warm_reviewmill("keys", *arguments),
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -108,9 +109,9 @@ def test_the_scopes_are_those_of_the_store() -> None:
     assert {*Scope} == SCOPES
 
 
-def test_without_the_service_s_libraries_it_says_how_to_get_them(run) -> None:
+def test_without_the_service_s_libraries_it_says_how_to_get_them() -> None:
     without = "import sys; sys.modules['sqlalchemy'] = None; from reviewmill.cli import main; main()"
-    done = run("list", program=("-c", without))
+    done = subprocess.run([sys.executable, "-c", without, "keys", "list"], capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 1
     assert "pip install 'reviewmill[service]'" in done.stderr

@@ -18,6 +18,7 @@ from reviewmill.cli import serve
 from reviewmill.errors import SettingsError
 from service import bearer, wait_until
 from stub_endpoint import StubEndpoint
+from warm import warm_reviewmill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_keys_are_needed_unless_said_otherwise(started: Any) -> None:
     process = started()
     url = process.ready()
     assert httpx2.get(f"{url}/v1/tasks").status_code == 401
-    create = [sys.executable, "-m", "reviewmill", "keys", "create", "me", "--scope", "analyse"]
+    create = warm_reviewmill("keys", "create", "me", "--scope", "analyse")
     made = subprocess.run(create, env=process.environment, capture_output=True, text=True, check=True)
     assert httpx2.get(f"{url}/v1/tasks", headers=bearer(made.stdout.strip())).status_code == 200
 

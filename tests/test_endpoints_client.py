@@ -312,6 +312,7 @@ async def test_retries_print_nothing(stub: StubEndpoint, capfd: pytest.CaptureFi
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.clock
 async def test_cancellation_ends_a_request_at_once_and_is_not_tried_again(stub: StubEndpoint) -> None:
     stub.hang = True
     async with client_of(stub) as client:
@@ -339,6 +340,7 @@ async def test_cancellation_ends_the_wait_between_two_tries(stub: StubEndpoint) 
 
 
 @pytest.mark.usefixtures("no_waits")
+@pytest.mark.clock
 async def test_a_hanging_server_is_an_error_within_bounds(stub: StubEndpoint) -> None:
     stub.hang = True
     began = time.monotonic()
@@ -350,6 +352,7 @@ async def test_a_hanging_server_is_an_error_within_bounds(stub: StubEndpoint) ->
 
 
 @pytest.mark.usefixtures("no_waits")
+@pytest.mark.clock
 async def test_an_answer_that_trickles_counts_as_a_whole() -> None:
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -370,6 +373,7 @@ async def test_an_answer_that_trickles_counts_as_a_whole() -> None:
     server.close()
 
 
+@pytest.mark.clock
 async def test_a_server_that_takes_no_connection_is_unreachable_long_before_the_time_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -500,6 +504,7 @@ async def test_a_request_is_forwarded_as_it_is_but_for_the_models_name(stub) -> 
     assert reply["choices"][0]["message"]["content"] == "Hello!"
 
 
+@pytest.mark.clock
 async def test_a_streamed_answer_is_handed_back_as_it_arrives(stub) -> None:
     stub.event_latency = 0.1
     began = time.monotonic()

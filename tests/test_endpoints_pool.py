@@ -73,6 +73,7 @@ def asked(*engines: RateEndpoint | StubEndpoint) -> Counter[str]:
     return total
 
 
+@pytest.mark.clock
 def test_a_slow_endpoint_helps_and_holds_up_nobody(servers, tmp_path, folders) -> None:
     """Two fast ones and a slow one: at least 95% of what the two give, from the first answer to the last."""
     fast = [servers.enter_context(RateEndpoint(slots=8, seconds=0.16)) for _ in range(2)]
@@ -111,6 +112,7 @@ def test_an_endpoint_that_dies_in_mid_run_costs_nothing(servers, tmp_path, folde
     assert any(engines[0].url in note for note in manifest.notes)
 
 
+@pytest.mark.clock
 def test_an_endpoint_that_hangs_loses_what_it_holds(servers, tmp_path, folders) -> None:
     engines = [servers.enter_context(RateEndpoint(slots=4, seconds=0.05)) for _ in range(2)]
     texts = comments(150)
@@ -242,6 +244,7 @@ def test_at_the_end_the_slow_one_gets_what_the_fast_one_failed_at(servers, tmp_p
     assert [row["status"] for row in read(tmp_path / "out.jsonl")] == ["ok"] * 61
 
 
+@pytest.mark.clock
 def test_a_straggler_is_asked_of_another_once_and_counted_once(servers, tmp_path, folders) -> None:
     fast = servers.enter_context(RateEndpoint(slots=2, seconds=0.05))
     late = servers.enter_context(StubEndpoint(latency=0.05))
@@ -373,6 +376,7 @@ def test_an_endpoint_with_half_its_weight_is_given_half(servers, tmp_path, folde
 
 
 @pytest.mark.anyio
+@pytest.mark.clock
 async def test_people_get_the_fastest_free_endpoint_and_jobs_leave_them_room(servers, folders) -> None:
     fast = servers.enter_context(RateEndpoint(slots=8, seconds=0.1))
     slow = servers.enter_context(RateEndpoint(slots=8, seconds=1.0))
@@ -399,6 +403,7 @@ def anyio_backend() -> str:
 
 
 @pytest.mark.anyio
+@pytest.mark.clock
 async def test_who_asks_interactively_is_told_at_once_when_all_are_dead(servers, folders) -> None:
     engines = [servers.enter_context(RateEndpoint(slots=2, seconds=0.02)) for _ in range(2)]
     async with AsyncSentimentAnalyzer(endpoints=[{"url": engine.url} for engine in engines], **folders) as analyzer:

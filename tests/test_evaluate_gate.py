@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from reviewmill.errors import InputError, OutputError
 from reviewmill.evaluate.gate import check_against
 from reviewmill.evaluate.report import Report, read_report
 from stub_endpoint import StubEndpoint
+from warm import warm_reviewmill
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_exit_codes_in_a_real_process(stub, own) -> None:
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "reviewmill", "evaluate", *map(str, arguments), "--label", "label"],
+            warm_reviewmill("evaluate", *arguments, "--label", "label"),
             capture_output=True, text=True, cwd=own, env=environment, check=False, timeout=120,
         )  # fmt: skip
 

@@ -19,6 +19,7 @@ from reviewmill.evaluate.improve.gepa_writer import GepaWriter, read_guidelines,
 from reviewmill.evaluate.improve.prompts import MOST_GROWTH, MOST_GUIDELINES
 from reviewmill.tasks import load_task
 from stub_endpoint import StubEndpoint
+from warm import warm_reviewmill
 
 
 class Proposing(StubEndpoint):
@@ -119,7 +120,7 @@ def test_the_command_takes_what_the_proposing_model_wrote_only_if_it_passes(gepa
     with PromptedStub() as stub, Proposing("看总体。", HELP, api_key="its-secret") as proposing:
         words = [labelled, "--label", "rating", "--endpoint", stub.url, "--pool", pool, "--budget", 1600]
         words += ["--proposer", proposing.url, "-o", tmp_path / "new.toml"]
-        command = [sys.executable, "-m", "reviewmill", "improve", *map(str, words)]
+        command = warm_reviewmill("improve", *words)
         done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", timeout=180)
         assert done.returncode == 0, done.stderr
         assert sum(stub.asked.values()) <= 1600

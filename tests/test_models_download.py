@@ -457,6 +457,7 @@ def test_no_source_answers_gives_the_table(hub, tmp_path, monkeypatch) -> None:
     assert "HF_ENDPOINT" in caught.value.hint
 
 
+@pytest.mark.clock
 def test_hanging_servers_cost_two_seconds_in_all(hub, tmp_path, monkeypatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -468,6 +469,7 @@ def test_hanging_servers_cost_two_seconds_in_all(hub, tmp_path, monkeypatch) -> 
         assert time.monotonic() - began < 9
 
 
+@pytest.mark.clock
 def test_hanging_index_is_given_up_soon(hub, tmp_path) -> None:
     hub.held = "/simple/"
     began = time.monotonic()

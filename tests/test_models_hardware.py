@@ -104,6 +104,7 @@ def test_driver_that_fails_means_no_card(smi) -> None:
     assert detect().gpus == ()
 
 
+@pytest.mark.clock
 def test_driver_that_hangs_costs_two_seconds(smi) -> None:
     smi("exec /bin/sleep 30")
     began = time.monotonic()

@@ -119,6 +119,7 @@ def test_a_failure_is_everybodys_and_is_not_kept(tmp_path) -> None:
     with_stub(tmp_path, test)
 
 
+@pytest.mark.clock
 def test_a_person_does_not_wait_for_a_jobs_request_of_the_same_text(tmp_path) -> None:
     async def test(stub: StubEndpoint, asking: Pipeline) -> None:
         jobs = [asyncio.create_task(asking.answer(f"第{n}条", "job")) for n in range(5)]

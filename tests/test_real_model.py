@@ -144,8 +144,11 @@ def test_killed_and_run_again_the_labels_are_those_of_an_undisturbed_run(folder,
         "REVIEWMILL_CACHE": "none",
     }
 
+    ten = tmp_path / "ten.csv"
+    ten.write_text("\n".join(EXAMPLES.read_text("utf-8").split("\n")[:11]), "utf-8")
+
     def command(output: str) -> list[str]:
-        return [sys.executable, "-m", "reviewmill", "analyze", str(EXAMPLES), "-o", str(tmp_path / output)]
+        return [sys.executable, "-m", "reviewmill", "analyze", str(ten), "-o", str(tmp_path / output)]
 
     killed = subprocess.Popen([*command("killed.csv"), "--quiet"], env=env)
     journal = tmp_path / "killed.csv.journal-wal"

@@ -253,6 +253,7 @@ def test_what_is_cached_is_answered_while_the_queue_is_full(tmp_path: Path, stub
         waiting.close()
 
 
+@pytest.mark.clock
 def test_single_comment_overtakes_a_large_request(tmp_path: Path, stub: StubEndpoint) -> None:
     with running_service(tmp_path, stub, concurrency=2, service={"no_auth": True}) as running:
         stub.latency = 0.05

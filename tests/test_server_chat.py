@@ -423,6 +423,7 @@ def test_the_raw_model_under_its_own_name(service) -> None:
     assert service.text("Hi", model="stub-model") == "Hello!"
 
 
+@pytest.mark.clock
 def test_the_raw_model_streams(service) -> None:
     service.stub.event_latency = 0.1
     began = time.monotonic()

@@ -172,6 +172,7 @@ def test_a_comment_is_no_background_call(text) -> None:
         "“" * 500_000,
     ],
 )
+@pytest.mark.clock
 def test_no_message_takes_long(text) -> None:
     began = time.perf_counter()
     background_answer(text)

@@ -367,6 +367,7 @@ def test_a_task_of_ones_own() -> None:
     assert "愤怒 2 (100.0%)" in render_many([Analysis(row)] * 2, EMOTION)
 
 
+@pytest.mark.clock
 def test_no_comment_takes_long() -> None:
     began = time.perf_counter()
     for text in ("*" * 1_000_000, " " * 1_000_000, "\n" * 1_000_000, "-." * 500_000):

@@ -77,6 +77,7 @@ def test_endless_chunks_are_cut(running: RunningService, raw: socket.socket) -> 
         send_for_ever(raw, b"3e8\r\n" + b"x" * 1000 + b"\r\n")
 
 
+@pytest.mark.clock
 def test_slow_body_is_408(raw: socket.socket) -> None:
     raw.sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
     began = time.monotonic()
@@ -92,6 +93,7 @@ def test_dripping_body_is_408(raw: socket.socket) -> None:
     assert_raw_problem(raw, 408, "body-too-slow")
 
 
+@pytest.mark.clock
 def test_dripping_head_is_408(raw: socket.socket) -> None:
     began = time.monotonic()
     raw.sendall(b"GET /healthz HTTP/1.1\r\n")
@@ -110,6 +112,7 @@ def test_dripping_head_of_a_second_request_is_408(raw: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n", b"\r\n\r\n\r\n"])
+@pytest.mark.clock
 def test_connection_that_asks_nothing_is_closed(raw: socket.socket, sent: bytes) -> None:
     began = time.monotonic()
     raw.sendall(sent)

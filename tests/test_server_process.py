@@ -72,6 +72,7 @@ def test_a_killed_service_starts_again_and_remembers(tmp_path: Path, stub: StubE
     assert stub.asked["味道很好"] == 1
 
 
+@pytest.mark.clock
 def test_a_taken_port_and_an_open_door_are_refused(tmp_path: Path, stub: StubEndpoint) -> None:
     process, url = _start(tmp_path, stub, "--no-auth")
     try:
