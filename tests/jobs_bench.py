@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pydantic import SecretStr
 from reviewmill.server.jobs.files import JobFiles
 from reviewmill.settings import ServiceSettings
 from reviewmill.store import JobRecord, Store, database_url, new_id
+from warm import kill, warm_program
 
 TESTS = Path(__file__).parent
 CONCURRENCY = 4
@@ -59,15 +62,36 @@ class Bench:
         assert created
         return job
 
-    def start(self, endpoint: str, *, lease_s: float = 30.0, workers: int = 1) -> subprocess.Popen[str]:
-        program = [sys.executable, str(TESTS / "jobs_process.py"), str(self.folder), endpoint, str(lease_s)]
+    def start(
+        self, endpoint: str, *, lease_s: float = 30.0, workers: int = 1, warm: bool = True
+    ) -> subprocess.Popen[str]:
+        words = [str(TESTS / "jobs_process.py"), str(self.folder), endpoint, str(lease_s), str(workers)]
+        program = warm_program(*words) if warm else [sys.executable, *words]
         log = (self.folder / f"log{len(self.processes)}").open("w")
         env = os.environ | {"JOBS_DATABASE": self.database}
-        process = subprocess.Popen([*program, str(workers)], env=env, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=log, text=True)
         self.processes.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n", Path(log.name).read_text()
         return process
+
+    def freeze(self, process: subprocess.Popen[str]) -> None:
+        """Stop a process that is not warm, but not within a transaction: what SQLite has locked then, it keeps."""
+        process.send_signal(signal.SIGSTOP)
+        while not self._can_write():
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.01)
+            process.send_signal(signal.SIGSTOP)
+
+    def _can_write(self) -> bool:
+        if self.database != "sqlite":
+            return True
+        with closing(sqlite3.connect(self.folder / "reviewmill.sqlite", timeout=0.5)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+        return True
 
     def job(self, job_id: str) -> JobRecord:
         job = self.store.jobs.get(job_id)
@@ -108,8 +132,7 @@ class Bench:
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.wait()
+                kill(process)
         self.store.close()
 
 

@@ -19,6 +19,7 @@ import httpx2
 from conftest import free_port
 from reviewmill.server.run import serve
 from reviewmill.settings import load_settings
+from warm import kill, warm_program
 
 TESTS = Path(__file__).parent
 CSV = "编号,评论,星级\n1,质量很好,5\n2,太差了,1\n3,是蓝色的,3\n".encode()
@@ -38,7 +39,7 @@ class Server:
         env |= {"REVIEWMILL_CONCURRENCY": "4"}
         folder.mkdir(exist_ok=True)
         self.log = folder / f"log-{self.port}"
-        program = [sys.executable, str(TESTS / "jobs_server.py"), str(self.port)]
+        program = warm_program(TESTS / "jobs_server.py", self.port)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 program, env=os.environ | env, stdout=subprocess.PIPE, stderr=log, text=True
@@ -74,8 +75,7 @@ class Server:
             try:
                 self.process.wait(timeout=20)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+                kill(self.process)
                 raise
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from stub_endpoint import StubEndpoint
-from warm import warm_reviewmill
+from warm import kill, warm_reviewmill
 
 CONCURRENCY = 8
 TESTS = Path(__file__).parent
@@ -84,8 +84,7 @@ def kill_somewhere(arguments: list[str], env: dict[str, str], stub: StubProcess,
         time.sleep(0.01)
     if process.poll() is not None:
         return False
-    process.send_signal(signal.SIGKILL)
-    process.communicate()  # to the end of its output: `warm`
+    kill(process)
     return True
 
 
@@ -135,8 +134,7 @@ def test_what_was_committed_is_never_asked_again(tmp_path) -> None:
             time.sleep(0.005)
             if len([text for text in texts if stub.asked[text]]) == len(texts):
                 break
-        process.kill()
-        process.communicate()
+        kill(process)
         open_at_kill = [text for text in texts if stub.asked[text]][-1]
     with StubEndpoint(port=int(stub.url.rsplit(":", 1)[1].split("/")[0])) as again:
         assert subprocess.run(arguments, env=env, check=False).returncode == 0

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ class Process:
         own = {name: value for name, value in os.environ.items() if not name.startswith("REVIEWMILL_")}
         own |= {"REVIEWMILL_CACHE_DIR": str(folder / "cache"), "REVIEWMILL_SERVICE__DATA_DIR": str(folder / "data")}
         self.environment = own
-        command = [sys.executable, "-m", "reviewmill", "serve", "--port", "0", "--endpoint", stub.url, *options]
+        command = warm_reviewmill("serve", "--port", "0", "--endpoint", stub.url, *options)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, env=own, cwd=folder)
 

@@ -18,6 +18,7 @@ from reviewmill.client import Client
 from reviewmill.errors import ServiceError
 from reviewmill.server.jobs.files import JobFiles
 from stub_endpoint import StubEndpoint
+from warm import kill
 
 COUNT = 1500
 
@@ -48,8 +49,7 @@ def test_killed_in_the_middle_of_a_sample_the_next_worker_goes_on_with_it(either
                 assert process.poll() is None, bench.logs()
                 assert bench.job(job.id).state != "done", "it needed fewer questions than were to be interrupted"
                 time.sleep(0.01)
-            process.kill()
-            process.wait()
+            kill(process)
             kills += 1
             now = decided(bench, job.id)
             assert {name: now[name] for name in before} == before

@@ -25,7 +25,7 @@ from jobs_server import CSV, Server
 from reviewmill.settings import ServiceSettings
 from reviewmill.store import Store, database_url
 from stub_endpoint import StubEndpoint
-from warm import warm_reviewmill
+from warm import kill, warm_reviewmill
 
 
 @pytest.fixture(scope="module")
@@ -339,8 +339,7 @@ def test_the_server_is_killed_in_mid_job_and_started_again(tmp_path) -> None:
         reply = server.result(job_id, "csv")
         assert reply.status_code == 409
         assert reply.json()["type"].endswith("job-not-done")
-        server.process.kill()
-        server.process.wait()
+        kill(server.process)
         server.close()
         server = Server(tmp_path, stub.url)
         try:

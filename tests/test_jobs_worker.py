@@ -14,6 +14,7 @@ from conftest import free_port
 from jobs_bench import CONCURRENCY, stop
 from reviewmill.server.jobs.files import JobFiles
 from stub_endpoint import StubEndpoint
+from warm import kill
 
 
 def comments(n: int, mark: str = "") -> list[str]:
@@ -57,8 +58,7 @@ def test_killed_again_and_again_nothing_is_lost_and_nothing_asked_twice_beyond_w
             while sum(asked(stub, texts).values()) < wanted:
                 assert process.poll() is None
                 time.sleep(0.01)
-            process.kill()
-            process.wait()
+            kill(process)
             kills += 1
         assert bench.job(job.id).state == "running"
         process = bench.start(stub.url, lease_s=2.0)
@@ -100,9 +100,9 @@ def test_a_worker_that_was_frozen_past_its_lease_changes_nothing_when_it_thaws(e
     texts = comments(60)
     with StubEndpoint(latency=0.1) as stub:
         job = bench.add(texts)
-        frozen = bench.start(stub.url, lease_s=4.0)
+        frozen = bench.start(stub.url, lease_s=4.0, warm=False)
         stub.wait_for_requests(20)
-        frozen.send_signal(signal.SIGSTOP)
+        bench.freeze(frozen)
         other = bench.start(stub.url, lease_s=4.0)
         bench.wait(job.id, lambda job: job.token > 1)
         bench.wait(job.id, lambda job: job.progress.get("done", 0) > 30)
@@ -249,8 +249,7 @@ def test_a_job_that_ends_its_worker_every_time_fails_in_the_end(bench) -> None:
             process = bench.start(stub.url, lease_s=1.0)
             before = bench.job(job.id).progress.get("stuck", 0)
             bench.wait(job.id, lambda job, n=before: job.progress.get("stuck", 0) > n)
-            process.kill()
-            process.wait()
+            kill(process)
         bench.start(stub.url, lease_s=1.0)
         job = bench.wait(job.id, lambda job: job.state == "failed")
         assert job.error is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from reviewmill.store import Store
 from stub_endpoint import StubEndpoint
+from warm import kill, warm_reviewmill
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +26,8 @@ def stub() -> Iterator[StubEndpoint]:
 
 def _start(folder: Path, stub: StubEndpoint, *options: str) -> tuple[subprocess.Popen[str], str]:
     """The process and its address."""
-    command = [sys.executable, "-m", "reviewmill", "serve", "--port", "0", "--endpoint", stub.url]
-    command += ["--data-dir", str(folder / "data"), "--cache", f"sqlite:{folder / 'cache'}", *options]
+    where = ["--data-dir", folder / "data", "--cache", f"sqlite:{folder / 'cache'}"]
+    command = warm_reviewmill("serve", "--port", "0", "--endpoint", stub.url, *where, *options)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()
@@ -59,8 +59,7 @@ def test_a_killed_service_starts_again_and_remembers(tmp_path: Path, stub: StubE
     with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
         assert client.post("/v1/analyze", json={"text": "味道很好"}).json()["results"][0]["route"] == "model"
         assert client.post("/v1/corrections", json={"text": "味道很好", "label": "neutral"}).status_code == 201
-    process.kill()
-    process.wait(timeout=60)
+    kill(process)
     process, url = _start(tmp_path, stub, "--no-auth")
     try:
         with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
@@ -76,7 +75,7 @@ def test_a_killed_service_starts_again_and_remembers(tmp_path: Path, stub: StubE
 def test_a_taken_port_and_an_open_door_are_refused(tmp_path: Path, stub: StubEndpoint) -> None:
     process, url = _start(tmp_path, stub, "--no-auth")
     try:
-        serve = [sys.executable, "-m", "reviewmill", "serve", "--endpoint", stub.url, "--data-dir", str(tmp_path / "b")]
+        serve = warm_reviewmill("serve", "--endpoint", stub.url, "--data-dir", tmp_path / "b")
         began = time.monotonic()
         taken = subprocess.run([*serve, "--port", url.rsplit(":", 1)[1]], capture_output=True, text=True, check=False)
         assert taken.returncode == 1

@@ -1,10 +1,12 @@
-"""`reviewmill` in a process of its own, without the seconds that its imports take.
+"""`reviewmill`, or a program of these tests, in a process of its own, without the seconds that its imports take.
 
-`subprocess.run(warm_reviewmill("analyze", …))` is used as `subprocess.run([sys.executable, "-m", "reviewmill", …])` is.
+`subprocess.run(warm_reviewmill("analyze", …))` is used as `subprocess.run([sys.executable, "-m", "reviewmill", …])` is,
+and `warm_program(file, …)` as `[sys.executable, file, …]`.
 One process per session of tests imports everything once. What is started here is a small client: it hands its
 arguments, environment, working directory and standard streams to a fork of that process, passes SIGINT and SIGTERM on,
-and ends as the fork ends. What differs: a client that is killed takes its fork with it, but a moment later (wait for
-the end of its output); the fork's pid is not the client's; and PYTHON… variables have no effect.
+and ends as the fork ends. What differs: a client that is killed takes its fork with it, but a moment later (`kill`
+waits for that); SIGSTOP stops the client alone; the fork's pid is not the client's; and PYTHON… variables have no
+effect.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 STREAMS = (0, 1, 2)
@@ -39,9 +42,24 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 
 def warm_reviewmill(*arguments: object) -> list[str]:
     """The command that runs `reviewmill` with these arguments."""
-    words = [str(argument) for argument in arguments]
+    return _command(["-m", "reviewmill"], arguments)
+
+
+def warm_program(file: Path, *arguments: object) -> list[str]:
+    """The command that runs a Python program with these arguments."""
+    return _command([str(file)], arguments)
+
+
+def kill(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """Kill it, and wait until it is dead: until nobody could write to its output, which must be a pipe, any more."""
+    process.kill()
+    process.communicate()
+
+
+def _command(program: list[str], arguments: Sequence[object]) -> list[str]:
+    words = [*program, *map(str, arguments)]
     if not hasattr(os, "pidfd_open"):  # not Linux
-        return [sys.executable, "-m", "reviewmill", *words]
+        return [sys.executable, *words]
     return [sys.executable, "-I", "-S", __file__, "client", _socket(), *words]
 
 
@@ -141,20 +159,23 @@ def _become(request: dict, streams: array.array) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["reviewmill", *request["arguments"]]
+    sys.argv = request["arguments"]
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0)), encoding="utf-8")
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), encoding="utf-8")
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(io.FileIO(2, "w")), "utf-8", "backslashreplace", line_buffering=True
     )
-    sys.path[0] = ""
 
 
 def _run_and_end() -> None:
     """As the interpreter would end, but for tearing everything down, which takes longer than most commands."""
     status = 0
     try:
-        runpy.run_module("reviewmill", run_name="__main__", alter_sys=True)
+        if sys.argv[0] == "-m":
+            del sys.argv[0]
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     finally:
