@@ -55,6 +55,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         leave_room()
 
 
+@pytest.fixture(scope="session")
+def prefixes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all tests with the embedded model keep the beginnings of prompts: each takes half a minute to compute."""
+    return tmp_path_factory.mktemp("prefixes")
+
+
 class RedisServer:
     """A real redis-server on a free loopback port, without persistence, its files in a folder of its own."""
 

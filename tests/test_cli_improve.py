@@ -13,7 +13,7 @@ import pytest
 
 from prompted_stub import HELP, PromptedStub, write_labelled, write_pool
 from reviewmill.tasks import load_task
-from warm import warm_reviewmill
+from warm import kill, warm_reviewmill
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +104,18 @@ def test_a_file_in_the_way_is_told_before_anything_is_asked(stub, command, tmp_p
     assert "exists" in done.stderr
     assert (tmp_path / "new.toml").read_text() == "mine"
     assert not [comment for comment in stub.asked if comment and "满意" in comment]
+
+
+def test_two_at_once_do_not_write_one_file(command, tmp_path):
+    with PromptedStub(latency=0.01) as stub:
+        running = subprocess.Popen(**command(stub.url), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        stub.wait_for_requests(100, seconds=60)
+        second = _run(command(stub.url, "--calibration", "none"))
+        assert second.returncode == 1
+        assert "Another process is searching for" in second.stderr
+        assert _run(command(stub.url, "--plan")).returncode == 0
+        kill(running)
+        assert _run(command(stub.url)).returncode == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

@@ -79,8 +79,11 @@ def _model_is_here() -> bool:
 
 
 @pytest.fixture
-def real_service(tmp_path: Path) -> Iterator[RunningService]:
+def real_service(tmp_path: Path, prefixes: Path) -> Iterator[RunningService]:
     """A service with the embedded model, which is loaded when it is asked first."""
+    for cache in ("cache", "kernel-cache"):
+        (tmp_path / cache).mkdir()
+        (tmp_path / cache / "prefixes").symlink_to(prefixes)
     service = {"data_dir": tmp_path / "data", "port": 0, "no_auth": True}
     settings = load_settings(cache_dir=tmp_path / "cache", cache="none", slots=4, service=service)
     running = RunningService(settings)

@@ -46,8 +46,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("real")
+def folder(tmp_path_factory, prefixes) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "cache").mkdir()
+    (folder / "cache" / "prefixes").symlink_to(prefixes)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,9 @@ class _Job:
     async def run(self) -> dict[str, Any] | None:
         settings, wanted = self.settings, self.wanted
         async with AsyncExitStack() as resources:
+            folder = settings.state_dir / "improve"
+            if not wanted.plan_only:
+                resources.callback(State.lock(wanted.output, folder).release)
             cache = open_cache(
                 settings.cache, cache_dir=settings.cache_dir, ttl=settings.cache_ttl, on_warning=self.display.warn
             )
@@ -136,7 +139,7 @@ class _Job:
                     calibrated=pipeline.assembler.calibration is not None,
                 ),
                 state,
-                Ledger(settings.state_dir / "improve", self.task.name),
+                Ledger(folder, self.task.name),
                 pool=self.pool,
                 writer=writer,
                 on_step=self.display.step,

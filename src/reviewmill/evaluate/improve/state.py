@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from filelock import FileLock, Timeout
+
 from reviewmill._version import __version__
 from reviewmill.batch.manifest import write_json
-from reviewmill.errors import InputError
+from reviewmill.errors import InputError, OutputError
 from reviewmill.tasks import parse_task
 
 if TYPE_CHECKING:
@@ -47,6 +50,33 @@ class State:
     def path_for(output: Path) -> Path:
         """Where the state of a search that writes `output` lies."""
         return output.with_name(output.name + ".improve.json")
+
+    @staticmethod
+    def lock(output: Path, folder: Path) -> FileLock:
+        """Take the search for this process alone; released with the process, however it ends.
+
+        Args:
+            output: what the search writes.
+            folder: where locks lie.
+
+        Raises:
+            InputError: another process has it.
+            OutputError: the folder cannot be written.
+        """
+        name = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:16]
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = FileLock(folder / f"{name}.lock", mode=0o600)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"Another process is searching for {output}.", hint="Wait for it or end it, or choose another -o."
+            ) from None
+        except OSError as error:
+            raise OutputError(
+                f"{folder} cannot be written: {error.strerror}.", hint="Set REVIEWMILL_STATE_DIR to your folder."
+            ) from error
+        return lock
 
     @classmethod
     def open(cls, output: Path, binding: Mapping[str, Any]) -> State:
