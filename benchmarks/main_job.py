@@ -27,6 +27,7 @@ import requests
 from reviewmill import AsyncSentimentAnalyzer
 from reviewmill.batch.read import open_source
 from reviewmill.endpoints import embedded
+from reviewmill.endpoints.connection import EmbeddedConnection
 from reviewmill.models import detect, resolve
 from reviewmill.settings import DEFAULT_MODEL, Settings
 from reviewmill.text import clean, triage
@@ -140,13 +141,8 @@ async def measure(path: Path, rows: int, model: str, folder: Path) -> list[Measu
 async def shared_engine(settings: Settings) -> embedded.EmbeddedEngine:
     """The engine that an analyzer with these settings runs on."""
     model = resolve(settings.model, models_dir=settings.models_dir)
-    return await embedded.acquire(
-        model.path,
-        digest=model.sha256,
-        threads=settings.threads or detect().physical_cores,
-        slots=settings.slots,
-        prefix_dir=settings.cache_dir / "prefixes",
-    )
+    shared = EmbeddedConnection(settings, model)
+    return await embedded.acquire(model.path, shared.wish, shared.room, prefix_dir=settings.cache_dir / "prefixes")
 
 
 def main() -> None:

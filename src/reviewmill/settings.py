@@ -164,7 +164,10 @@ class Settings(BaseSettings):
     calibration: str = Field("auto", min_length=1, description="auto, none, or one by file, name or id")
 
     threads: int | None = Field(None, ge=1, description="CPU threads of the embedded engine; none: all cores")
-    slots: int = Field(16, ge=1, le=256, description="comments that the embedded engine works on at once")
+    slots: int = Field(16, ge=1, le=256, description="comments that the embedded engine works on at once, at most")
+    memory_gb: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="GiB that the embedded engine may take; none: most of what is free"
+    )
 
     gpu_layers: int | None = Field(
         None,

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 from reviewmill.endpoints import embedded
 from reviewmill.endpoints.capabilities import TOP_LOGPROBS, Capabilities, CapabilityMemory, probe
 from reviewmill.endpoints.limiter import MOST, START, Limiter
+from reviewmill.endpoints.room import Room, bytes_per_token, fit
 from reviewmill.endpoints.vllm.running import Running, find_running, read_key
 from reviewmill.errors import ProcessError, SettingsError
-from reviewmill.models import LocalModel, detect, resolve
+from reviewmill.models import LocalModel, available_memory, read_header, resolve
 from reviewmill.settings import DEFAULT_MODEL, Settings
 from reviewmill.tasks import Prompt
 
@@ -30,6 +31,10 @@ EMBEDDED: Final = "embedded"
 """What people write in place of a URL, and what results say, where the embedded engine answers."""
 
 MOST_CONCURRENCY: Final = 1024
+
+_GIB: Final = 1024**3
+_TAKEN: Final = 0.9
+"""Share of the free memory that the embedded engine takes if nothing is said."""
 
 # llama.cpp's own server; tests/test_endpoints_real.py probes it and compares.
 EMBEDDED_CAPABILITIES: Final = Capabilities(grammar=True, json_schema=True, top_logprobs=TOP_LOGPROBS)
@@ -107,23 +112,45 @@ class OneEndpoint:
         self.limiter.listeners.append(listener)
 
 
+def _wish(settings: Settings, model: LocalModel) -> embedded.Wish:
+    """The engine that there would be if memory were no question."""
+    slots, context = settings.slots, embedded.CONTEXT_PER_SLOT
+    if settings.long == "whole":
+        # The same memory in fewer, longer slots: as long as the model was trained for, if there is that much.
+        memory = slots * context
+        context = min(model.context or memory, memory)
+        slots = max(1, memory // context)
+    return embedded.Wish(model.sha256, settings.threads, slots, settings.gpu_layers, context)
+
+
+def _room(settings: Settings, model: LocalModel, wish: embedded.Wish) -> tuple[Room, tuple[str, ...]]:
+    """What of that fits into memory, and a note where it is less."""
+    token = bytes_per_token(read_header(model.path))
+    if token is None:  # the file does not say what it will take
+        return Room(wish.slots, mapped=True), ()
+    if (running := embedded.room_of_running(wish)) is not None:
+        room = running
+    else:
+        memory = int(settings.memory_gb * _GIB if settings.memory_gb else available_memory() * _TAKEN)
+        weights = sum(path.stat().st_size for path in model.paths)
+        room = fit(weights=weights, per_slot=token * wish.context, slots=wish.slots, memory=memory)
+    if room.slots == wish.slots:
+        return room, ()
+    which = f"`memory_gb` is {settings.memory_gb:g}" if settings.memory_gb else "memory is short"
+    return room, (f"The embedded engine works on {room.slots} comments at once instead of {wish.slots}: {which}.",)
+
+
 class EmbeddedConnection(OneEndpoint):
     """The embedded engine with one GGUF file."""
-
-    notes: tuple[str, ...] = ()
 
     def __init__(self, settings: Settings, model: LocalModel) -> None:
         self.about = About(model.name, f"gguf:{model.sha256}", EMBEDDED, model.sha256)
         self.model_file = model.path
         self.capabilities = EMBEDDED_CAPABILITIES
-        self._slots, self._context = settings.slots, embedded.CONTEXT_PER_SLOT
-        if settings.long == "whole":
-            # The same memory in fewer, longer slots: as long as the model was trained for, if there is that much.
-            memory = self._slots * self._context
-            self._context = min(model.context or memory, memory)
-            self._slots = max(1, memory // self._context)
+        self.wish = _wish(settings, model)
+        self.room, self.notes = _room(settings, model, self.wish)
         # More in flight than slots: a slot that gets free finds its next comment waiting, tokenized.
-        self.concurrency = settings.concurrency or max(self._slots + 1, self._slots * 3 // 2)
+        self.concurrency = settings.concurrency or max(self.room.slots + 1, self.room.slots * 3 // 2)
         self.limiter = Limiter(self.concurrency, fixed=True)
         self._settings = settings
         self._model = model
@@ -136,13 +163,7 @@ class EmbeddedConnection(OneEndpoint):
         async with self._opening:
             if self._engine is None:
                 self._engine = await embedded.acquire(
-                    self._model.path,
-                    digest=self._model.sha256,
-                    threads=self._settings.threads or detect().physical_cores,
-                    slots=self._slots,
-                    context=self._context,
-                    prefix_dir=self._settings.cache_dir / "prefixes",
-                    gpu_layers=self._settings.gpu_layers,
+                    self._model.path, self.wish, self.room, prefix_dir=self._settings.cache_dir / "prefixes"
                 )
             if self._client is None:
                 # Importing the openai package takes a second that a fully cached run need not pay.

@@ -13,15 +13,18 @@ import importlib.metadata
 import secrets
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
 
 from reviewmill.errors import ModelError
+from reviewmill.models import detect
 
 if TYPE_CHECKING:
     from reviewmill.endpoints.client import EndpointClient
+    from reviewmill.endpoints.room import Room
     from reviewmill.tasks import Prompt
 
 CONTEXT_PER_SLOT: Final = 4608
@@ -38,7 +41,7 @@ class EmbeddedEngine:
         path: the GGUF file.
         digest: its SHA-256; names the saved prefixes.
         threads: CPU threads.
-        slots: comments worked on at once.
+        room: how many comments are worked on at once, and how the file is read.
         prefix_dir: where prefixes are kept.
         context: tokens of one question with its answer.
         gpu_layers: layers that a GPU computes; None: as many as fit, if this llama.cpp has a GPU.
@@ -53,7 +56,7 @@ class EmbeddedEngine:
         *,
         digest: str,
         threads: int,
-        slots: int,
+        room: Room,
         prefix_dir: Path,
         gpu_layers: int | None = None,
         context: int = CONTEXT_PER_SLOT,
@@ -62,7 +65,7 @@ class EmbeddedEngine:
         import xllamacpp
 
         prefix_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.slots = slots
+        self.room, self.slots = room, room.slots
         self.api_key = secrets.token_hex(16)
         self._digest = digest
         self._prefix_dir = prefix_dir
@@ -70,8 +73,10 @@ class EmbeddedEngine:
         self._next_half = 0
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_parallel = slots
-        params.n_ctx = slots * context
+        params.n_parallel = room.slots
+        params.n_ctx = room.slots * context
+        if not room.mapped:
+            params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         on_gpu = _on_gpu(xllamacpp, gpu_layers)
         params.n_gpu_layers = gpu_layers if gpu_layers is not None else (-1 if on_gpu else 0)
@@ -181,25 +186,42 @@ def _on_gpu(library: Any, layers: int | None) -> bool:
 
 _starter = ThreadPoolExecutor(1, "embedded")
 _lock = threading.Lock()
-_engines: dict[tuple[object, ...], tuple[EmbeddedEngine, int]] = {}
+_engines: dict[Wish, tuple[EmbeddedEngine, int]] = {}
 
 
-async def acquire(
-    path: Path,
-    *,
-    digest: str,
-    threads: int,
-    slots: int,
-    prefix_dir: Path,
-    gpu_layers: int | None = None,
-    context: int = CONTEXT_PER_SLOT,
-) -> EmbeddedEngine:
-    """Return the running engine for this file, or start it; one process holds a model once.
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What decides whether two users can share an engine.
+
+    Attributes:
+        digest: SHA-256 of the GGUF file; names the saved prefixes.
+        threads: CPU threads; None: one for each core.
+        slots: comments worked on at once, if there is room.
+        gpu_layers: layers that a GPU computes; None: as many as fit.
+        context: tokens of one question with its answer.
+    """
+
+    digest: str
+    threads: int | None
+    slots: int
+    gpu_layers: int | None = None
+    context: int = CONTEXT_PER_SLOT
+
+
+def room_of_running(wish: Wish) -> Room | None:
+    """The room of the engine that this process runs already for such a wish."""
+    # Without the lock, which is held while a model is loaded.
+    engine, _ = _engines.get(wish, (None, 0))
+    return engine.room if engine else None
+
+
+async def acquire(path: Path, wish: Wish, room: Room, *, prefix_dir: Path) -> EmbeddedEngine:
+    """Return the running engine for this file, or start it in this room; one process holds a model once.
 
     Raises:
         ModelError: the file cannot be loaded.
     """
-    starting = _starter.submit(_acquire, path, digest, threads, slots, prefix_dir, gpu_layers, context)
+    starting = _starter.submit(_acquire, path, wish, room, prefix_dir)
     try:
         return await asyncio.wrap_future(starting)
     except asyncio.CancelledError:
@@ -213,33 +235,30 @@ def _release_unwanted(started: Future[EmbeddedEngine]) -> None:
         release(started.result())
 
 
-def _acquire(
-    path: Path, digest: str, threads: int, slots: int, prefix_dir: Path, gpu_layers: int | None, context: int
-) -> EmbeddedEngine:
-    key = (digest, threads, slots, gpu_layers, context)
+def _acquire(path: Path, wish: Wish, room: Room, prefix_dir: Path) -> EmbeddedEngine:
     with _lock:
-        engine, users = _engines.get(key, (None, 0))
+        engine, users = _engines.get(wish, (None, 0))
         if engine is None:
             engine = EmbeddedEngine(
                 path,
-                digest=digest,
-                threads=threads,
-                slots=slots,
+                digest=wish.digest,
+                threads=wish.threads or detect().physical_cores,
+                room=room,
                 prefix_dir=prefix_dir,
-                gpu_layers=gpu_layers,
-                context=context,
+                gpu_layers=wish.gpu_layers,
+                context=wish.context,
             )
-        _engines[key] = (engine, users + 1)
+        _engines[wish] = (engine, users + 1)
         return engine
 
 
 def release(engine: EmbeddedEngine) -> None:
     """Give an engine back; the last user stops it."""
     with _lock:
-        for key, (held, users) in list(_engines.items()):
+        for wish, (held, users) in list(_engines.items()):
             if held is engine:
                 if users > 1:
-                    _engines[key] = (held, users - 1)
+                    _engines[wish] = (held, users - 1)
                 else:
-                    del _engines[key]
+                    del _engines[wish]
                     engine.close()

@@ -87,6 +87,11 @@ def detect(models_dir: Path | None = None) -> Hardware:
     )
 
 
+def available_memory() -> int:
+    """Bytes that programs can still take, within the limits of the control group."""
+    return _memory(control_group())[1]
+
+
 @dataclass(frozen=True, slots=True)
 class ControlGroup:
     """Limits of a control group; None where there is none. Memory in bytes."""

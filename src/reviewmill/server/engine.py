@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 from reviewmill.cache import AnswerCache, open_cache
 from reviewmill.endpoints import Connection, Gate, PoolConnection, connect, labeller_on
-from reviewmill.endpoints.connection import EMBEDDED
+from reviewmill.endpoints.connection import EMBEDDED, EmbeddedConnection
 from reviewmill.errors import BusyError, CacheError, EndpointError, EndpointRefusedError, ReviewmillError, TaskError
 from reviewmill.pipeline import Outcome, Pipeline, Prepared, error_info
 from reviewmill.schema import TEXT_PREFIX_BYTES, Analysis, Answer, Comment
@@ -256,9 +256,9 @@ class EngineRoom:
     def _background(self, connection: Connection) -> int:
         # A part of the places is never a job's, so that a single comment finds one at once.
         background = max(1, int(connection.limit * (1 - _RESERVE)))
-        if connection.about.endpoint == EMBEDDED:
+        if isinstance(connection, EmbeddedConnection):
             # The embedded engine is given more than it works on at once: beyond its slots they would only stand there.
-            background = max(1, min(background, self.settings.slots - 2))
+            background = max(1, min(background, connection.room.slots - 2))
         return background
 
     def _resize_gate(self) -> None:
