@@ -72,6 +72,17 @@ def test_the_loop_of_the_missions_example_prints_the_same_keys(analyzer, capsys)
     assert printed[0]["keywords"]
 
 
+def test_hostile_comments_keep_their_label(analyzer) -> None:
+    """Early: while no other prompt has taken slots away, of which each would compute the prompt's beginning again."""
+    results = analyzer.analyze_batch([text for text, _ in HOSTILE])
+    wrong = [
+        (text, label, result.label)
+        for (text, label), result in zip(HOSTILE, results, strict=True)
+        if result.label != label
+    ]
+    assert len(HOSTILE) - len(wrong) >= 18, wrong
+
+
 def test_probabilities_sum_to_one_and_spans_are_slices(analyzer) -> None:
     result = analyzer.analyze("颜色好看，可惜&nbsp;穿了两次就<b>开线</b>了！！！！！！")
     assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-4)
@@ -128,16 +139,6 @@ labels = [
         assert late["topic"] == "物流差评"
         assert sum(late.probabilities.values()) == pytest.approx(1, abs=1e-4)
         assert analyzer.analyze("用了两天就坏了，做工粗糙")["topic"] == "质量差评"
-
-
-def test_hostile_comments_keep_their_label(analyzer) -> None:
-    results = analyzer.analyze_batch([text for text, _ in HOSTILE])
-    wrong = [
-        (text, label, result.label)
-        for (text, label), result in zip(HOSTILE, results, strict=True)
-        if result.label != label
-    ]
-    assert len(HOSTILE) - len(wrong) >= 18, wrong
 
 
 def test_killed_and_run_again_the_labels_are_those_of_an_undisturbed_run(folder, tmp_path) -> None:
