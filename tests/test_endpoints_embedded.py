@@ -7,12 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from llama_server import SHORT_TASK, tiny_model
 from reviewmill import SentimentAnalyzer
-from reviewmill.endpoints import embedded
+from reviewmill.endpoints import client, embedded
 from reviewmill.endpoints.room import Room
 from reviewmill.errors import ModelError, ReviewmillError
 from reviewmill.tasks import parse_task
@@ -88,6 +89,52 @@ def test_two_tasks_keep_their_prefixes_while_they_take_turns(settings) -> None:
                 analyzer.analyze(f"comment {turn}")
                 computed = analyzer._call(_computed_prompt_tokens, analyzer)
                 assert computed < 60, "the prefix was computed again"
+
+
+@needs_tiny_model
+@pytest.mark.slow
+def test_many_questions_of_three_tasks_at_once_compute_each_prefix_once(settings, monkeypatch) -> None:
+    labels = '[{name = "yes", definition = "it is"}, {name = "no", definition = "it is not"}]'
+    tasks = [
+        parse_task(f'name = "{name}"\ndescription = "{rule * 12}"\nlanguage = "en"\nlabels = {labels}', name)
+        for name in ("polite", "urgent", "angry")
+        for rule in [f"Say whether it is {name}, and nothing else. "]
+    ]
+    computed = []
+    read = client._completion
+
+    def spy(content: bytes, latency_ms: float):
+        computed.append(json.loads(content)["timings"]["prompt_n"])
+        return read(content, latency_ms)
+
+    monkeypatch.setattr(client, "_completion", spy)
+    analyzers = [SentimentAnalyzer(**{**settings, "slots": 4}, task=task, keywords=False) for task in tasks]
+    with ThreadPoolExecutor() as pool:
+        for turn in range(2):
+            texts = [[f"comment {turn} {number} of {task.name}" for number in range(12)] for task in tasks]
+            for results in pool.map(lambda one, many: one.analyze_batch(many), analyzers, texts):
+                assert [result.status for result in results] == ["ok"] * 12
+    for analyzer in analyzers:
+        analyzer.close()
+    assert len(computed) >= 72
+    assert sum(tokens > 60 for tokens in computed) <= len(tasks), computed
+
+
+@needs_tiny_model
+@pytest.mark.slow
+def test_several_who_begin_at_once_with_one_task_do_not_wait_for_each_other(short) -> None:
+    analyzers = [SentimentAnalyzer(**{**short, "slots": 4}) for _ in range(4)]
+    with ThreadPoolExecutor() as pool:
+        for result in pool.map(
+            lambda analyzer: analyzer.analyze(
+                "good",
+            ),
+            analyzers,
+        ):
+            assert result.status == "ok"
+    for analyzer in analyzers:
+        analyzer.close()
+    assert not embedded._engines
 
 
 @needs_tiny_model

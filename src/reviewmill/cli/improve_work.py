@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from reviewmill.pipeline import Pipeline
     from reviewmill.settings import Settings
     from reviewmill.tasks import Task
-
-_SLOTS_A_PROMPT: Final = 2
-"""The embedded engine gives each prompt half of its slots; more questions at once would compute its prefix again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +72,6 @@ def run(wanted: Wanted, settings: Settings, *, quiet: bool) -> dict[str, Any] | 
         from reviewmill.evaluate.improve.gepa_writer import require_gepa
 
         require_gepa()
-    if settings.endpoint is None and settings.concurrency is None:
-        settings = settings.model_copy(update={"concurrency": max(1, settings.slots // _SLOTS_A_PROMPT)})
     mapping = parse_mapping(wanted.mapping)
     labelled = read_labelled(wanted.labelled, task, label=wanted.label, text=wanted.text, mapping=mapping)
     pool = load_pool(task, wanted.pool)

@@ -7,9 +7,9 @@ use.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from reviewmill.endpoints import embedded
 from reviewmill.endpoints.capabilities import TOP_LOGPROBS, Capabilities, CapabilityMemory, probe
@@ -22,7 +22,7 @@ from reviewmill.settings import DEFAULT_MODEL, Settings
 from reviewmill.tasks import Prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from reviewmill.endpoints.client import EndpointClient
@@ -92,6 +92,9 @@ class Connection(Protocol):
             ReviewmillError: it cannot be started or reached.
         """
 
+    def placed(self, prompt: Prompt) -> AbstractAsyncContextManager[Mapping[str, Any]]:
+        """Where a question with this prompt is answered: what to add to its request. Open the connection first."""
+
     async def aclose(self) -> None:
         """Give everything back; the connection can be opened again."""
 
@@ -110,6 +113,10 @@ class OneEndpoint:
     def on_limit(self, listener: Callable[[], None]) -> None:
         """Call this whenever `limit` has changed."""
         self.limiter.listeners.append(listener)
+
+    def placed(self, prompt: Prompt) -> AbstractAsyncContextManager[Mapping[str, Any]]:
+        """A server chooses itself."""
+        return nullcontext({})
 
 
 def _wish(settings: Settings, model: LocalModel) -> embedded.Wish:
@@ -178,6 +185,10 @@ class EmbeddedConnection(OneEndpoint):
                 )
             await self._engine.warm(self._client, prompt)
             return self._client
+
+    def placed(self, prompt: Prompt) -> AbstractAsyncContextManager[Mapping[str, Any]]:
+        """A slot that holds the prompt's beginning."""
+        return self._engine.placed(prompt) if self._engine is not None else nullcontext({})
 
     async def aclose(self) -> None:
         """Close the client, and stop the engine if nobody else uses it. Requests in flight fail.

@@ -1,7 +1,8 @@
 """The embedded endpoint: llama.cpp in this process, as an OpenAI-compatible server on loopback with a random key.
 
-Each slot keeps the prompt's prefix in its KV cache. The prefix is computed once, in one slot; its state is saved and
-restored into the others, and kept on disk, so that neither the other slots nor the next process compute it again.
+Each slot keeps a prompt's prefix in its KV cache. The prefix is computed once, in one slot; its state is saved and
+restored into the others, and kept on disk, so that neither the other slots nor the next process compute it again. Where
+several prompts are in use, a question gets a slot of its own (`slots.py`), and the prefix if the slot held another.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import asyncio
 import contextlib
 import hashlib
 import importlib.metadata
+import os
 import secrets
 import threading
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
 
+from reviewmill.endpoints.slots import Slots
 from reviewmill.errors import ModelError
 from reviewmill.models import detect
 
@@ -30,7 +35,8 @@ if TYPE_CHECKING:
 CONTEXT_PER_SLOT: Final = 4608
 """Tokens: up to 1,200 for the task, the rest for a comment of 3,000 Chinese characters and its answer."""
 
-_KEPT_PREFIXES: Final = 8
+_KEPT_PREFIXES: Final = 24
+"""As many as a search for a better prompt tries in turn; 15 MB each with the default model."""
 _FIRST_SIGN_S: Final = 120.0
 
 
@@ -69,8 +75,10 @@ class EmbeddedEngine:
         self.api_key = secrets.token_hex(16)
         self._digest = digest
         self._prefix_dir = prefix_dir
-        self._warmed: dict[str, set[int]] = {}  # prompt id to the slots that hold its prefix
-        self._next_half = 0
+        self._prompts: set[str] = set()  # ids of all that were ever asked with
+        self._ready: set[str] = set()  # those whose prefix was computed
+        self._claims = threading.Lock()
+        self._book = Slots(room.slots)
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_parallel = room.slots
@@ -120,40 +128,86 @@ class EmbeddedEngine:
         self._server = None
 
     async def warm(self, client: EndpointClient, prompt: Prompt) -> None:
-        """Put the prompt's prefix into slots, from disk where it was computed before.
-
-        The first prompt gets every slot, each later one half of them in turn: llama.cpp gives a question to a free slot
-        that holds its beginning, so the tasks of a service do not wipe each other's prefix at every question.
-        """
-        if prompt.id in self._warmed:
+        """Have the prompt's beginning computed, unless it lies on disk; the first prompt's is put into every slot."""
+        if prompt.id in self._ready:
             return
-        slots = self._slots_for_next()
-        name = self._prefix_name(prompt)
-        headers = {"Authorization": f"Bearer {self.api_key}"}
-        async with httpx2.AsyncClient(base_url=self.url, headers=headers, timeout=600, trust_env=False) as http:
-            if not (self._prefix_dir / name).exists():
-                constraint = {"id_slot": slots[0], "cache_prompt": True}
-                await client.complete(prompt.messages(""), max_tokens=1, constraint=constraint)
-                saving = f"{name}.{secrets.token_hex(4)}"
-                reply = await http.post(f"/slots/{slots[0]}?action=save", json={"filename": saving})
-                if reply.is_error:
-                    return  # slots then compute the prefix themselves: slower, never wrong
-                (self._prefix_dir / saving).replace(self._prefix_dir / name)
-            for slot in slots:
-                reply = await http.post(f"/slots/{slot}?action=restore", json={"filename": name})
-                if reply.is_error:  # damaged on disk: the next start computes it anew
-                    (self._prefix_dir / name).unlink(missing_ok=True)
-                    return
-        left = {other: held - set(slots) for other, held in self._warmed.items()}
-        self._warmed = {other: held for other, held in left.items() if held} | {prompt.id: set(slots)}
+        first = self._is_first(prompt)
+        if not (self._prefix_dir / self._prefix_name(prompt)).exists():
+            await self._compute(client, prompt)
+        if first:
+            await self._fill(prompt)
+        self._ready.add(prompt.id)
         self._prune()
 
-    def _slots_for_next(self) -> range:
-        if not self._warmed or self.slots == 1:
-            return range(self.slots)
-        middle = self.slots // 2
-        self._next_half = 1 - self._next_half
-        return range(middle, self.slots) if self._next_half else range(middle)
+    @asynccontextmanager
+    async def placed(self, prompt: Prompt) -> AsyncIterator[Mapping[str, Any]]:
+        """A slot that holds the prompt's beginning, for one question: what to add to the request, until it is answered.
+
+        As long as there is one prompt, every slot holds it, and llama.cpp chooses. Then it may have more questions
+        than slots, so that one that gets free finds its next question waiting.
+        """
+        if len(self._prompts) <= 1:
+            yield {}
+            return
+        slot, holds = await self._book.take(prompt.id)
+        try:
+            if not holds and not await self._restore(slot, prompt):
+                self._ready.discard(prompt.id)  # the next question has it computed and kept again
+            yield {"id_slot": slot}
+        finally:
+            self._book.give(slot, prompt.id)
+
+    def _is_first(self, prompt: Prompt) -> bool:
+        """Whether nobody has asked this engine before; true once, for whoever comes first of several threads."""
+        with self._claims:
+            first = not self._prompts
+            self._prompts.add(prompt.id)
+            return first
+
+    async def _fill(self, prompt: Prompt) -> None:
+        """Put a prompt's beginning into all slots, which are taken one after another: nobody else may do so."""
+        taken: list[int] = []
+        try:
+            for _ in range(self.slots):
+                slot, holds = await self._book.take(prompt.id)
+                taken.append(slot)
+                if not holds and not await self._restore(slot, prompt):
+                    return
+        finally:
+            for slot in taken:
+                self._book.give(slot, prompt.id)
+
+    async def _compute(self, client: EndpointClient, prompt: Prompt) -> None:
+        """Compute a prompt's beginning and keep it on disk; if that fails, slots compute it: slower, never wrong."""
+        slot, _ = await self._book.take(prompt.id)
+        try:
+            constraint = {"id_slot": slot, "cache_prompt": True}
+            await client.complete(prompt.messages(""), max_tokens=1, constraint=constraint)
+            name = self._prefix_name(prompt)
+            saving = f"{name}.{secrets.token_hex(4)}"
+            if await self._act(slot, "save", saving):
+                (self._prefix_dir / saving).replace(self._prefix_dir / name)
+        finally:
+            self._book.give(slot, prompt.id)
+
+    async def _restore(self, slot: int, prompt: Prompt) -> bool:
+        """Put a prompt's beginning into a slot; False if that failed, and then the slot computes it."""
+        kept = self._prefix_dir / self._prefix_name(prompt)
+        if await self._act(slot, "restore", kept.name):
+            with contextlib.suppress(OSError):
+                os.utime(kept)  # those used last are kept
+            return True
+        kept.unlink(missing_ok=True)  # damaged: to be computed anew
+        return False
+
+    async def _act(self, slot: int, action: str, name: str) -> bool:
+        headers = {"Authorization": f"Bearer {self.api_key}"}
+        async with httpx2.AsyncClient(headers=headers, timeout=600, trust_env=False, verify=False) as http:
+            try:
+                reply = await http.post(f"{self.url}/slots/{slot}?action={action}", json={"filename": name})
+            except httpx2.RequestError:  # the question that comes next finds out why, and says it
+                return False
+            return not reply.is_error
 
     def _prefix_name(self, prompt: Prompt) -> str:
         version = importlib.metadata.version("xllamacpp")

@@ -223,12 +223,13 @@ class Labeller:
 
     async def _ask(self, text: str, max_tokens: int) -> Completion:
         client = await self.connection.open(self.prompt)
-        return await client.complete(
-            self.prompt.messages(text),
-            max_tokens=max_tokens,
-            top_logprobs=self.capabilities.top_logprobs,
-            constraint=self._constraint,
-        )
+        async with self.connection.placed(self.prompt) as place:
+            return await client.complete(
+                self.prompt.messages(text),
+                max_tokens=max_tokens,
+                top_logprobs=self.capabilities.top_logprobs,
+                constraint={**self._constraint, **place} if place else self._constraint,
+            )
 
     def _read(self, reply: Completion, asked: int) -> tuple[Parsed, str | None]:
         """The answer and its label; of one token that was asked for, only one label may be meant."""

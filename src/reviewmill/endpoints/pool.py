@@ -15,8 +15,8 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from reviewmill.endpoints.capabilities import Capabilities
@@ -132,6 +132,10 @@ class PoolConnection:
         if best.connection is None:
             raise RuntimeError("an endpoint that is up has a connection")
         return await best.connection.open(prompt)
+
+    def placed(self, prompt: Prompt) -> AbstractAsyncContextManager[Mapping[str, Any]]:
+        """Its members' connections know."""
+        return nullcontext({})
 
     async def aclose(self) -> None:
         """Give everything back; the pool can be used again."""
