@@ -22,7 +22,9 @@ from main_job import distinct_comments, ours, plain, shared_engine
 from reviewmill import AsyncSentimentAnalyzer
 from reviewmill.cascade.router import Goal
 from reviewmill.endpoints import embedded
-from reviewmill.models import detect
+from reviewmill.models import detect, resolve
+from reviewmill.models.vectors import read_vectors
+from reviewmill.settings import DEFAULT_MODEL, load_settings
 
 
 async def rates(path: Path, rows: int, folder: Path) -> tuple[float, float]:
@@ -50,7 +52,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         usual, mine = asyncio.run(rates(asked.file, asked.rows, Path(folder)))
     world = read_world(asked.labels, None, "sentiment", None)
-    (outcome,) = many(world, "as shipped", Goal(agreement=asked.target), range(asked.seed, asked.seed + 1)).outcomes
+    settings = load_settings()
+    embeddings = read_vectors(resolve(settings.model or DEFAULT_MODEL, models_dir=settings.models_dir).path)
+    seeds = range(asked.seed, asked.seed + 1)
+    (outcome,) = many(world, "as shipped", Goal(agreement=asked.target), seeds, embeddings=embeddings).outcomes
     whole = outcome.seconds + outcome.asked / mine
     straight = len(world.texts) / usual
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
