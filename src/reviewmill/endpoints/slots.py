@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    prompt: str
     loop: asyncio.AbstractEventLoop
     slot: asyncio.Future[int]
 
@@ -44,7 +43,7 @@ class Slots:
                 self._free.remove(slot)
                 return slot, bool(held)
             loop = asyncio.get_running_loop()
-            waiting = _Waiting(prompt, loop, loop.create_future())
+            waiting = _Waiting(loop, loop.create_future())
             self._waiting.append(waiting)
         try:
             slot = await waiting.slot
