@@ -154,6 +154,20 @@ def test_the_prefix_is_kept_on_disk_and_saves_the_next_start(short, tmp_path) ->
 
 @needs_tiny_model
 @pytest.mark.slow
+def test_a_prefix_that_is_damaged_on_disk_is_computed_and_kept_again(short, tmp_path) -> None:
+    with SentimentAnalyzer(**short) as analyzer:
+        analyzer.analyze("good")
+    (kept,) = (tmp_path / "prefixes").glob("*.kv")
+    size = kept.stat().st_size
+    kept.write_bytes(b"damaged")
+    with SentimentAnalyzer(**short) as analyzer:
+        assert analyzer.analyze("bad").status == "ok"
+        assert kept.stat().st_size == size
+        assert analyzer._call(_computed_prompt_tokens, analyzer) < 60
+
+
+@needs_tiny_model
+@pytest.mark.slow
 def test_the_engine_listens_on_loopback_and_wants_its_key(settings, tmp_path) -> None:
     import httpx2
 

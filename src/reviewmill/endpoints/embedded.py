@@ -134,7 +134,8 @@ class EmbeddedEngine:
         first = self._is_first(prompt)
         if not (self._prefix_dir / self._prefix_name(prompt)).exists():
             await self._compute(client, prompt)
-        if first:
+        if first and not await self._fill(prompt):  # damaged on disk
+            await self._compute(client, prompt)
             await self._fill(prompt)
         self._ready.add(prompt.id)
         self._prune()
@@ -164,18 +165,20 @@ class EmbeddedEngine:
             self._prompts.add(prompt.id)
             return first
 
-    async def _fill(self, prompt: Prompt) -> None:
+    async def _fill(self, prompt: Prompt) -> bool:
         """Put a prompt's beginning into all slots, which are taken one after another: nobody else may do so."""
-        taken: list[int] = []
+        taken: dict[int, bool] = {}
         try:
             for _ in range(self.slots):
                 slot, holds = await self._book.take(prompt.id)
-                taken.append(slot)
-                if not holds and not await self._restore(slot, prompt):
-                    return
+                taken[slot] = False
+                taken[slot] = holds or await self._restore(slot, prompt)
+                if not taken[slot]:
+                    return False
         finally:
-            for slot in taken:
-                self._book.give(slot, prompt.id)
+            for slot, holds in taken.items():
+                self._book.give(slot, prompt.id if holds else None)
+        return True
 
     async def _compute(self, client: EndpointClient, prompt: Prompt) -> None:
         """Compute a prompt's beginning and keep it on disk; if that fails, slots compute it: slower, never wrong."""
