@@ -50,6 +50,7 @@ class ChatProcess:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "REVIEWMILL_CHAT__DATA_DIR": str(self.place),
             "REVIEWMILL_CHAT__PORT": str(self.port),
+            "REVIEWMILL_CHAT__THUMBS_S": "1",
             "REVIEWMILL_SERVICE__PORT": str(self.service_port),
             "REVIEWMILL_SERVICE__DATA_DIR": str(folder / "service"),
             "REVIEWMILL_ENDPOINT": stub.url,

@@ -22,8 +22,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reviewmill.batch.cells import safe_cell
+from reviewmill.batch.formats import CUT_MARK, XLSX_MAX_CELL
 from reviewmill.batch.read import open_source
-from reviewmill.batch.write import CUT_MARK, XLSX_MAX_CELL, check_target, safe_cell, write_rows, write_stream
+from reviewmill.batch.write import check_target, write_rows, write_stream
 from reviewmill.errors import InputError, OutputError, RunError
 
 COLUMNS = ["id", "text", "sentiment", "confidence", "keywords", "probabilities", "needs_review", "error"]

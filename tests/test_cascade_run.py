@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,31 +48,63 @@ def asked(stub: StubEndpoint, texts: list[str]) -> int:
     return sum(stub.asked[text] for text in texts)
 
 
-def test_a_student_answers_most_and_agrees_as_certified(stub, tmp_path, folders, texts) -> None:
-    source, output = write_csv(tmp_path / "in.csv", [*texts, *texts[:50]]), tmp_path / "out.jsonl"
-    manifest = analyze(stub, source, output, folders, agreement=0.95, seed=1)
-    rows = read_rows(output)
+@dataclass
+class Finished:
+    """A run that several tests look at: `analyze in.csv --agreement 0.95`, its fifty last comments repeated ones.
+
+    Attributes:
+        stub: the model, which goes on; what it was asked in this run is in `asked`.
+        asked: how often it was asked about each text.
+        progress: stage, certified, expected; each time that they were told.
+    """
+
+    stub: StubEndpoint
+    source: Path
+    output: Path
+    cache: Path
+    manifest: Any
+    asked: dict[str, int]
+    progress: list[tuple[str, int, int | None]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Iterator[Finished]:
+    folder = tmp_path_factory.mktemp("finished")
+    source = write_csv(folder / "in.csv", [*texts, *texts[:50]])
+    seen: list[tuple[str, int, int | None]] = []
+    settings = {"cache_dir": folder / "cache", "state_dir": folder / "state", "attempts": 1}
+    with StubEndpoint() as stub, SentimentAnalyzer(stub.url, **settings) as analyzer:
+        manifest = analyzer.analyze_file(
+            source,
+            folder / "out.jsonl",
+            cascade=CascadeOptions(agreement=0.95, seed=1),
+            on_progress=lambda p: seen.append((p.stage, p.certified, p.expected)),
+        )
+        yield Finished(stub, source, folder / "out.jsonl", folder / "cache", manifest, dict(stub.asked), seen)
+
+
+def test_a_student_answers_most_and_agrees_as_certified(finished, texts) -> None:
+    rows = read_rows(finished.output)
     assert [row["original_text"] for row in rows] == [*texts, *texts[:50]]
     agreeing = sum(row["sentiment"] == model_label(row["original_text"]) for row in rows[:COUNT])
     assert agreeing >= 0.95 * COUNT
     by_student = [row for row in rows[:COUNT] if row["route"] == "student"]
     assert len(by_student) > COUNT / 2
-    assert asked(stub, texts) == COUNT - len(by_student)
-    assert max(stub.asked.values()) == 1 or max(stub.asked[text] for text in texts) == 1
-    said, promised = certificate(output)
+    assert sum(finished.asked.get(text, 0) for text in texts) == COUNT - len(by_student)
+    assert max(finished.asked.get(text, 0) for text in texts) == 1
+    said, promised = certificate(finished.output)
     assert promised.spared == len(by_student) == said["distinct_texts"]["student"]
     assert promised.certified == 0.95
     assert promised.population == COUNT
+    assert promised.seed == 1
     assert "95%" in said["certificate"]["sentence"]
     assert "hypergeometric" in said["certificate"]["statement"]
-    assert manifest.certificate == said["certificate"]
-    assert not list(tmp_path.glob("*.journal*"))
+    assert finished.manifest.certificate == said["certificate"]
+    assert not list(finished.output.parent.glob("*.journal*"))
 
 
-def test_what_the_student_says_is_whole_verbatim_and_says_who_said_it(stub, tmp_path, folders, texts) -> None:
-    source, output = write_csv(tmp_path / "in.csv", texts), tmp_path / "out.jsonl"
-    analyze(stub, source, output, folders, agreement=0.95, seed=1)
-    by_student = [row for row in read_rows(output) if row["route"] == "student"]
+def test_what_the_student_says_is_whole_verbatim_and_says_who_said_it(finished) -> None:
+    by_student = [row for row in read_rows(finished.output) if row["route"] == "student"]
     for row in by_student:
         assert row["status"] == "ok"
         assert set(row["probabilities"]) == {"positive", "neutral", "negative"}
@@ -84,13 +119,11 @@ def test_what_the_student_says_is_whole_verbatim_and_says_who_said_it(stub, tmp_
     assert hits > 0.9 * len(telling)
 
 
-def test_a_student_never_speaks_from_the_cache(stub, tmp_path, folders, texts) -> None:
-    source = write_csv(tmp_path / "in.csv", texts)
-    analyze(stub, source, tmp_path / "one.jsonl", folders, agreement=0.95, seed=1)
-    before = asked(stub, texts)
-    analyze(stub, source, tmp_path / "two.jsonl", folders)
-    assert asked(stub, texts) == COUNT
-    assert before < COUNT
+def test_a_student_never_speaks_from_the_cache(finished, tmp_path, folders, texts) -> None:
+    shutil.copytree(finished.cache, folders["cache_dir"])
+    analyze(finished.stub, finished.source, tmp_path / "two.jsonl", folders)
+    assert sum(finished.asked.values()) < sum(finished.stub.asked.values())
+    assert [finished.stub.asked[text] for text in texts] == [1] * COUNT
     assert {row["route"] for row in read_rows(tmp_path / "two.jsonl")} == {"model", "cache"}
 
 
@@ -159,7 +192,7 @@ def test_a_deadline_becomes_a_budget_by_the_rate_that_was_seen(tmp_path, folders
             write_csv(tmp_path / "in.csv", texts),
             output,
             folders,
-            deadline=25.0,
+            deadline=12.0,
             seed=1,
             concurrency=2,
             cache="none",
@@ -168,7 +201,7 @@ def test_a_deadline_becomes_a_budget_by_the_rate_that_was_seen(tmp_path, folders
     manifest, promised = certificate(output)
     assert promised.budget == spent < COUNT
     assert promised.certified > 0.5
-    assert sum(manifest["seconds"].values()) < 60
+    assert sum(manifest["seconds"].values()) < 40
 
 
 def test_certificates_by_label(stub, tmp_path, folders) -> None:
@@ -220,9 +253,7 @@ def test_texts_in_memory(stub, folders, texts) -> None:
     assert analyses[COUNT]["status"] == "insufficient"
 
 
-def test_a_saved_student_begins_elsewhere_and_is_certified_anew(stub, tmp_path, folders, texts) -> None:
-    first = tmp_path / "first.jsonl"
-    analyze(stub, write_csv(tmp_path / "first.csv", texts), first, folders, agreement=0.95, seed=1)
+def test_a_saved_student_begins_elsewhere_and_is_certified_anew(finished, stub, tmp_path, folders) -> None:
     others = comments(COUNT, seed=77)
     output = tmp_path / "second.jsonl"
     analyze(
@@ -232,7 +263,7 @@ def test_a_saved_student_begins_elsewhere_and_is_certified_anew(stub, tmp_path, 
         folders,
         agreement=0.95,
         seed=1,
-        student=student_path(first),
+        student=student_path(finished.output),
     )
     _, promised = certificate(output)
     assert promised.spared > COUNT / 2
@@ -262,14 +293,10 @@ class Alike:
         return np.random.default_rng(0).normal(size=(len(self.words), 16)).astype(np.float32)[tokens]
 
 
-def test_a_student_of_other_labels_is_refused(stub, tmp_path, folders, texts) -> None:
-    first = tmp_path / "first.jsonl"
-    source = write_csv(tmp_path / "first.csv", texts)
-    analyze(stub, source, first, folders, agreement=0.95, seed=1)
+def test_a_student_of_other_labels_is_refused(finished, stub, tmp_path, folders) -> None:
+    student = student_path(finished.output)
     with pytest.raises(StudentError, match="positive, negative, neutral"):
-        analyze(
-            stub, source, tmp_path / "x.jsonl", folders, agreement=0.95, student=student_path(first), task="emotion"
-        )
+        analyze(stub, finished.source, tmp_path / "x.jsonl", folders, agreement=0.95, student=student, task="emotion")
 
 
 @pytest.mark.parametrize(
@@ -301,27 +328,16 @@ def test_shares_and_times_as_people_write_them() -> None:
         parse_duration("soon")
 
 
-def test_progress_tells_what_is_certified_and_what_is_left(stub, tmp_path, folders, texts) -> None:
-    seen: list[tuple[str, int, int | None]] = []
-    with SentimentAnalyzer(stub.url, **folders) as analyzer:
-        analyzer.analyze_file(
-            write_csv(tmp_path / "in.csv", texts),
-            tmp_path / "out.csv",
-            agreement=0.95,
-            on_progress=lambda p: seen.append((p.stage, p.certified, p.expected)),
-        )
-    stages = list(dict.fromkeys(stage for stage, *_ in seen))
+def test_progress_tells_what_is_certified_and_what_is_left(finished) -> None:
+    stages = list(dict.fromkeys(stage for stage, *_ in finished.progress))
     assert "training the student" in stages
     assert "asking the model about a fresh sample" in stages
-    assert any(expected for _, _, expected in seen)
-    assert seen[-1][1] > COUNT / 2
+    assert any(expected for _, _, expected in finished.progress)
+    assert finished.progress[-1][1] > COUNT / 2
 
 
-def test_the_manifest_is_json_that_anybody_reads(stub, tmp_path, folders, texts) -> None:
-    output = tmp_path / "out.csv"
-    analyze(stub, write_csv(tmp_path / "in.csv", texts), output, folders, agreement=0.95, seed=1)
-    said, promised = certificate(output)
+def test_the_manifest_is_json_that_anybody_reads(finished) -> None:
+    said, _ = certificate(finished.output)
     assert json.loads(json.dumps(said)) == said
     assert said["cascade"]["agreement"] == 0.95
-    assert promised.seed == 1
     assert [round_["sample"] for round_ in said["certificate"]["rounds"]]

@@ -137,7 +137,12 @@ class Bringing:
         with self.said.open("wb") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "reviewmill", *arguments, "--service-key-file", str(webui.key_file)],
-                env={**os.environ, PASSWORD_VARIABLE: PASSWORD, "REVIEWMILL_CHAT__DATA_DIR": str(folder / "notes")},
+                env={
+                    **os.environ,
+                    PASSWORD_VARIABLE: PASSWORD,
+                    "REVIEWMILL_CHAT__DATA_DIR": str(folder / "notes"),
+                    "REVIEWMILL_CHAT__THUMBS_S": "1",
+                },
                 stdout=subprocess.DEVNULL,
                 stderr=said,
             )

@@ -21,7 +21,7 @@ NOTEBOOK = Path(__file__).parent.parent / "examples" / "quickstart.ipynb"
 
 def executed(folder: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> list[Any]:
     """The notebook's code cells after a run in a kernel of its own."""
-    own = {"CACHE_DIR": folder / "kernel-cache", "STATE_DIR": folder / "kernel-state"}
+    own = {"CACHE_DIR": folder / "cache", "STATE_DIR": folder / "kernel-state"}
     for name, value in {**{f"REVIEWMILL_{name}": str(path) for name, path in own.items()}, **environment}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
@@ -80,12 +80,11 @@ def _model_is_here() -> bool:
 
 @pytest.fixture
 def real_service(tmp_path: Path, prefixes: Path) -> Iterator[RunningService]:
-    """A service with the embedded model, which is loaded when it is asked first."""
-    for cache in ("cache", "kernel-cache"):
-        (tmp_path / cache).mkdir()
-        (tmp_path / cache / "prefixes").symlink_to(prefixes)
+    """A service with the embedded model, which is loaded when it is asked first. Its cache is the notebook's, too."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "prefixes").symlink_to(prefixes)
     service = {"data_dir": tmp_path / "data", "port": 0, "no_auth": True}
-    settings = load_settings(cache_dir=tmp_path / "cache", cache="none", slots=4, service=service)
+    settings = load_settings(cache_dir=tmp_path / "cache", slots=4, service=service)
     running = RunningService(settings)
     try:
         yield running

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -141,6 +143,17 @@ labels = [
         assert analyzer.analyze("用了两天就坏了，做工粗糙")["topic"] == "质量差评"
 
 
+def _answered(journal: Path) -> int:
+    """How many answers a journal holds."""
+    if journal.exists():
+        with (
+            contextlib.suppress(sqlite3.OperationalError),  # it is just being made
+            contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as opened,
+        ):
+            return int(opened.execute("SELECT count(answer) FROM texts").fetchone()[0])
+    return 0
+
+
 def test_killed_and_run_again_the_labels_are_those_of_an_undisturbed_run(folder, tmp_path) -> None:
     env = os.environ | {
         "REVIEWMILL_CACHE_DIR": str(folder / "cache"),
@@ -148,23 +161,23 @@ def test_killed_and_run_again_the_labels_are_those_of_an_undisturbed_run(folder,
         "REVIEWMILL_CACHE": "none",
     }
 
-    ten = tmp_path / "ten.csv"
-    ten.write_text("\n".join(EXAMPLES.read_text("utf-8").split("\n")[:11]), "utf-8")
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(EXAMPLES.read_text("utf-8").split("\n")[:13]), "utf-8")
 
     def command(output: str) -> list[str]:
-        return [sys.executable, "-m", "reviewmill", "analyze", str(ten), "-o", str(tmp_path / output)]
+        options = ["--no-keywords", "--concurrency", "2", "--quiet"]
+        return [sys.executable, "-m", "reviewmill", "analyze", str(few), "-o", str(tmp_path / output), *options]
 
-    killed = subprocess.Popen([*command("killed.csv"), "--quiet"], env=env)
-    journal = tmp_path / "killed.csv.journal-wal"
+    killed = subprocess.Popen(command("killed.csv"), env=env)
     began = time.monotonic()
-    while killed.poll() is None and time.monotonic() - began < 120:
-        time.sleep(0.2)
-        if journal.exists() and journal.stat().st_size > 120_000:  # some answers are committed
-            break
+    while (answered := _answered(tmp_path / "killed.csv.journal")) < 2 and time.monotonic() - began < 120:
+        assert killed.poll() is None, "it ended before it could be killed"
+        time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    assert killed.wait() == -signal.SIGKILL
+    assert 2 <= answered < 12
     for output in ("killed.csv", "whole.csv"):
-        subprocess.run([*command(output), "--quiet"], env=env, check=True)
+        subprocess.run(command(output), env=env, check=True)
     tables = []
     for output in ("killed.csv", "whole.csv"):
         with (tmp_path / output).open(newline="", encoding="utf-8-sig") as file:

@@ -103,6 +103,7 @@ class ChatSettings(BaseModel):
     python: str | None = Field(default=None, description="a Python 3.11 or 3.12 for Open WebUI; none: looked for")
     admin_email: str = Field(default="admin@localhost", min_length=3, description="name of the first administrator")
     environment: dict[str, str] = Field(default={}, description="further variables for Open WebUI (LDAP, OAuth, …)")
+    thumbs_s: float = Field(default=15.0, ge=1, le=3600, description="seconds from one look at new thumbs to the next")
 
 
 class EndpointSettings(BaseModel):

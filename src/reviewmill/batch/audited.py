@@ -12,9 +12,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from reviewmill.batch.cells import read_back
 from reviewmill.batch.finished import FinishedRun
+from reviewmill.batch.formats import CUT_MARK
 from reviewmill.batch.read import Row, Source, open_source
-from reviewmill.batch.write import CUT_MARK, read_back
 from reviewmill.errors import InputError, SettingsError
 from reviewmill.pipeline import prepare_under
 from reviewmill.schema import Comment

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import fastexcel
 import polars as pl
 
+from reviewmill.batch.formats import MAX_UNPACKED_BYTES
 from reviewmill.batch.tables import Record, check_columns, short, unique_names
 from reviewmill.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-MAX_UNPACKED_BYTES: Final = 2 * 1024**3
-"""An XLSX that unpacks to more is refused."""
 
 _BATCH_ROWS: Final = 5000
 

@@ -33,6 +33,18 @@ EXTENSIONS: Final[dict[str, Format]] = {
 
 TEXT_FORMATS: Final = frozenset({"csv", "tsv", "jsonl", "json", "txt"})
 
+XLSX_MAX_ROWS: Final = 1_048_575
+"""Rows of an XLSX sheet (specifications and limits of Excel), less the header."""
+
+XLSX_MAX_CELL: Final = 32_767
+"""Characters of an XLSX cell, in UTF-16 code units (likewise)."""
+
+CUT_MARK: Final = "…[cut]"
+"""Stands at the end of an XLSX cell whose text was longer than `XLSX_MAX_CELL`."""
+
+MAX_UNPACKED_BYTES: Final = 2 * 1024**3
+"""An XLSX that unpacks to more is refused."""
+
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 """A text file with a longer line is refused: it is no file of comments, and lines are held in memory."""
 
@@ -229,3 +241,11 @@ def _refuse_binary(path: Path, head: bytes) -> None:
 
 UNREADABLE: Final = (OSError, EOFError, zlib.error, UnicodeError)
 """What reading bytes and text can raise when the medium, the packing or the encoding is broken."""
+
+
+def too_many_rows(path: Path, count: str) -> OutputError:
+    """What is told where an XLSX file would need more rows than a sheet has."""
+    return OutputError(
+        f"{path}: {count} rows are more than an XLSX sheet holds ({XLSX_MAX_ROWS:,} and the header).",
+        hint="Write .csv or .parquet instead.",
+    )

@@ -16,7 +16,6 @@ from decimal import Decimal
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from reviewmill.batch.binary_tables import Parquet, Xlsx
 from reviewmill.batch.delimited import Delimited, Lines
 from reviewmill.batch.formats import UNREADABLE, FileKind, Format, file_kind, probe_text
 from reviewmill.batch.json_tables import Json, JsonLines
@@ -169,10 +168,10 @@ def _check_file(path: Path) -> None:
 
 
 def _open_table(path: Path, kind: FileKind) -> Table:
-    if kind.format == "parquet":
-        return Parquet(path)
-    if kind.format == "xlsx":
-        return Xlsx(path)
+    if kind.format in {"parquet", "xlsx"}:
+        from reviewmill.batch.binary_tables import Parquet, Xlsx  # only here: polars takes a quarter second to import
+
+        return Parquet(path) if kind.format == "parquet" else Xlsx(path)
     file = probe_text(path, gzipped=kind.gzipped, lines=kind.format != "json")
     if kind.format == "txt":
         return Lines(file)

@@ -241,13 +241,13 @@ def even_prefixes(size: int, count: int = PREFIXES) -> list[int]:
 
 
 def share(delta: float, round_: int, rounds: int) -> float:
-    """The part of the error probability that a round (from 0) may spend: three quarters of what is left, the last all.
+    """The part of the error probability that a round (from 0) may spend: nine tenths of what is left, the last all.
 
     Whatever round's test is used in the end, and however that choice was made, all parts sum to delta (Boole's
-    inequality).
+    inequality). Most runs need no second test.
     """
-    left = delta * 0.25**round_
-    return left if round_ == rounds - 1 else 0.75 * left
+    left = delta * 0.1**round_
+    return left if round_ == rounds - 1 else 0.9 * left
 
 
 def worth(size: int, bound: int) -> bool:

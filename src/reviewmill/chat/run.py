@@ -246,7 +246,8 @@ class Chat:
     def _watch(self, ui: WebUI) -> None:
         """Tell what happens to the programs, and bring thumbs, until the end."""
         service = ServiceFace(self._wiring.service, self._wiring.key)
-        with Thumbs(self._place.root / "feedback.json", ui, service, self._signed_in, self._say) as thumbs:
+        notes, every_s = self._place.root / "feedback.json", self._settings.chat.thumbs_s
+        with Thumbs(notes, ui, service, self._signed_in, self._say, every_s=every_s) as thumbs:
             while not self._stop.wait(_TURN_S):
                 self._notice()
                 thumbs.turn()

@@ -17,9 +17,6 @@ from reviewmill.chat.signals import signals
 from reviewmill.chat.webui import WebUI
 from reviewmill.errors import ReviewmillError, ServiceError, WebUIError
 
-EVERY_S: Final = 15.0
-"""Seconds from the end of one look to the next."""
-
 _TURN_S: Final = 0.5
 
 
@@ -32,16 +29,25 @@ class Thumbs:
         service: with a key that may speak for others; closed at the end.
         sign_in: gives a new one when the administrator's session is over.
         say: told, in a sentence, what was brought and, once, what is in the way.
+        every_s: seconds from the end of one look to the next.
     """
 
     def __init__(
-        self, notes: Path, ui: WebUI, service: ServiceFace, sign_in: Callable[[], WebUI], say: Callable[[str], None]
+        self,
+        notes: Path,
+        ui: WebUI,
+        service: ServiceFace,
+        sign_in: Callable[[], WebUI],
+        say: Callable[[str], None],
+        *,
+        every_s: float,
     ) -> None:
         self._notes = notes
         self._ui = ui
         self._service = service
         self._sign_in = sign_in
         self._say = say
+        self._every_s = every_s
         self._pool = ThreadPoolExecutor(1, "thumbs")
         self._pending: Future[Synced] | None = None
         self._next = 0.0
@@ -62,7 +68,7 @@ class Thumbs:
         """Take in a look that has ended, and begin the next when it is time."""
         if self._pending is not None and self._pending.done():
             done, self._pending = self._pending, None
-            self._next = time.monotonic() + EVERY_S
+            self._next = time.monotonic() + self._every_s
             self._take_in(done)
         if self._pending is None and time.monotonic() >= self._next:
             self._pending = self._pool.submit(FeedbackSync(self._notes, self._ui, self._service).look)

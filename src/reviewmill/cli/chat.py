@@ -207,7 +207,7 @@ def _bring_thumbs(settings: Settings, webui: str, service: str, secret: str) -> 
     parts = urlsplit(ui.url)
     notes = place.root / f"feedback-{parts.hostname}-{parts.port or parts.scheme}.json"
     _say(f"Thumbs at {ui.url} are brought to {face.url}. Ctrl-C ends it.")
-    with Thumbs(notes, ui, face, sign_in, _say) as thumbs:
+    with Thumbs(notes, ui, face, sign_in, _say, every_s=settings.chat.thumbs_s) as thumbs:
         bring_until_ended(thumbs)
 
 

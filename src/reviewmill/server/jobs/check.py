@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from reviewmill.batch.binary_tables import MAX_UNPACKED_BYTES
+from reviewmill.batch.formats import MAX_UNPACKED_BYTES
 from reviewmill.batch.read import Source, open_source
 from reviewmill.batch.text_column import find_named
 from reviewmill.errors import ColumnError, InputError, ReviewmillError

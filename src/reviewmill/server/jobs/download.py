@@ -14,8 +14,9 @@ from urllib.parse import quote
 from starlette.responses import StreamingResponse
 
 from reviewmill.batch.columns import FLAT_FORMATS
+from reviewmill.batch.formats import XLSX_MAX_ROWS
 from reviewmill.batch.threads import in_thread
-from reviewmill.batch.write import XLSX_MAX_ROWS, write_rows
+from reviewmill.batch.write import write_rows
 from reviewmill.errors import OutputError
 from reviewmill.server.jobs.results import MEDIA_TYPES, ResultFormat, ResultGoneError, Shape, flattened, open_result
 from reviewmill.server.problems import Problem, invalid, not_found
