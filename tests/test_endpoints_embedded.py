@@ -168,6 +168,24 @@ def test_a_prefix_that_is_damaged_on_disk_is_computed_and_kept_again(short, tmp_
 
 @needs_tiny_model
 @pytest.mark.slow
+def test_engines_with_different_numbers_of_slots_do_not_take_each_others_prefix_away(short, monkeypatch) -> None:
+    """How many slots there are depends on the memory that is free, so it may be another number in the next run."""
+    computed, compute = [], embedded.EmbeddedEngine._compute
+
+    async def counted(self, *arguments):
+        computed.append(self.slots)
+        await compute(self, *arguments)
+
+    monkeypatch.setattr(embedded.EmbeddedEngine, "_compute", counted)
+    for slots in (1, 2, 1, 2):
+        with SentimentAnalyzer(**{**short, "slots": slots}) as analyzer:
+            assert analyzer.analyze("good").status == "ok"
+            assert analyzer._call(_computed_prompt_tokens, analyzer) < 60
+    assert computed == [1, 2]
+
+
+@needs_tiny_model
+@pytest.mark.slow
 def test_the_engine_listens_on_loopback_and_wants_its_key(settings, tmp_path) -> None:
     import httpx2
 

@@ -84,7 +84,7 @@ def real_service(tmp_path: Path, prefixes: Path) -> Iterator[RunningService]:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "prefixes").symlink_to(prefixes)
     service = {"data_dir": tmp_path / "data", "port": 0, "no_auth": True}
-    settings = load_settings(cache_dir=tmp_path / "cache", slots=4, service=service)
+    settings = load_settings(cache_dir=tmp_path / "cache", service=service)
     running = RunningService(settings)
     try:
         yield running

@@ -91,6 +91,8 @@ class EmbeddedEngine:
         if not on_gpu:
             # On a CPU the plain attention is faster over a long cached prefix.
             params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            # What fits is known (`room`), and a first empty pass is only needed where a GPU compiles: both take seconds.
+            params.fit_params = params.warmup = False
         params.hostnames = ["127.0.0.1"]
         params.port = 0
         params.api_keys = [self.api_key]
@@ -214,7 +216,8 @@ class EmbeddedEngine:
 
     def _prefix_name(self, prompt: Prompt) -> str:
         version = importlib.metadata.version("xllamacpp")
-        what = f"{self._digest} {prompt.id} {version}"
+        # An engine with another number of slots cannot read it (llama.cpp: as many streams as slots).
+        what = f"{self._digest} {prompt.id} {version} {self.slots}"
         return hashlib.sha256(what.encode()).hexdigest()[:32] + ".kv"
 
     def _prune(self) -> None:
