@@ -91,7 +91,7 @@ class EmbeddedEngine:
         if not on_gpu:
             # On a CPU the plain attention is faster over a long cached prefix.
             params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-            # What fits is known (`room`), and a first empty pass is only needed where a GPU compiles: both take seconds.
+            # What fits is known (`room`), and only a GPU needs a first empty pass: each takes a second.
             params.fit_params = params.warmup = False
         params.hostnames = ["127.0.0.1"]
         params.port = 0
