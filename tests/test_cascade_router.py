@@ -81,6 +81,7 @@ def test_a_good_student_from_elsewhere_saves_questions(texts, targets, afresh) -
 
 @pytest.mark.slow
 def test_a_student_that_knows_nothing_is_not_used_where_many_may_disagree(texts) -> None:
+    texts = texts[:1500]
     chance = np.random.default_rng(1)
     targets = soft([str(label) for label in chance.choice(LABELS, size=len(texts))])
     for agreement, per_class in ((0.7, True), (0.9, False)):

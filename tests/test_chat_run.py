@@ -35,6 +35,18 @@ def chat(tmp_path: Path) -> Iterator[ChatProcess]:
             process.kill()
 
 
+@pytest.fixture(scope="module")
+def running_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatProcess]:
+    """One that runs and is left running, for several tests."""
+    with StubEndpoint() as stub:
+        process = ChatProcess(tmp_path_factory.mktemp("running"), stub)
+        try:
+            process.start(OPENAI_API_KEY="sk-users-own", REVIEWMILL_CHAT__ENVIRONMENT='{"WEBUI_BANNERS": "[]"}')
+            yield process
+        finally:
+            process.kill()
+
+
 def test_from_nothing_to_a_page_and_again_with_the_same_data(chat: ChatProcess) -> None:
     chat.start()
     said = chat.until("Ctrl-C")
@@ -67,8 +79,8 @@ def test_from_nothing_to_a_page_and_again_with_the_same_data(chat: ChatProcess) 
     assert "the key is ***" in logs
 
 
-def test_no_secret_stands_in_any_command_line(chat: ChatProcess) -> None:
-    chat.start()
+def test_no_secret_stands_in_any_command_line(running_chat: ChatProcess) -> None:
+    chat = running_chat
     known = json.loads((chat.place / "secrets.json").read_text())
     lines = [" ".join(process.cmdline()) for process in chat.family()]
     assert len(lines) == 4  # two programs, two supervisors; the chat itself is this test's child and names no folder
@@ -77,8 +89,8 @@ def test_no_secret_stands_in_any_command_line(chat: ChatProcess) -> None:
         assert not any(secret in line for line in lines)
 
 
-def test_open_webui_gets_what_it_needs_and_nothing_of_the_users_environment(chat: ChatProcess) -> None:
-    chat.start(OPENAI_API_KEY="sk-users-own", REVIEWMILL_CHAT__ENVIRONMENT='{"WEBUI_BANNERS": "[]"}')
+def test_open_webui_gets_what_it_needs_and_nothing_of_the_users_environment(running_chat: ChatProcess) -> None:
+    chat = running_chat
     env = json.loads((chat.place / "data" / "env.json").read_text())
     for name in ("DATABASE_URL", "OPENAI_API_KEY", "HTTP_PROXY", "REVIEWMILL_ENDPOINT"):
         assert name not in env
@@ -212,8 +224,8 @@ def test_accounts_backup_reset_and_restore(chat: ChatProcess, tmp_path: Path) ->
         assert database.execute("SELECT words FROM chat").fetchall() == [("hello",)]
 
 
-def test_thumbs_become_corrections_once(chat: ChatProcess) -> None:
-    chat.start()
+def test_thumbs_become_corrections_once(running_chat: ChatProcess) -> None:
+    chat = running_chat
     person = {"X-OpenWebUI-User-Id": "1", "X-OpenWebUI-User-Email": "admin@localhost", "X-Chat": "c"}
     with chat.service() as http:
         for message, asked in (("a", "屏幕很好\n物流太慢"), ("a1", "屏幕很好")):
