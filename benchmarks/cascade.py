@@ -12,7 +12,8 @@ the runs may be.
 A file has one object a line: the comment (`original_text` or `text`), the model's label (the column that `--label`
 names, else `sentiment`, else `label`), and `probabilities`, without which the label counts as certain.
 
-`--ablation` changes one thing at a time, at the second target. `--speed` measures the student alone.
+Beside it stands what other kinds of certificate would have granted the same students by the same samples. `--ablation`
+changes one thing at a time, at the second target. `--speed` measures the student alone.
 """
 
 from __future__ import annotations
@@ -262,7 +263,7 @@ def ablation(
 
 def certificates(row: Row) -> None:
     """Print what each kind of certificate would have granted, by the same students and samples."""
-    print("\n| certificate | prefix granted, of all comments |\n|---|---|")
+    print(f"\n| certificate, {row.name} at {row.target:.2f} | prefix granted, of all comments |\n|---|---|")
     for kind in row.outcomes[0].certified:
         sizes = [outcome.certified.get(kind, 0) / row.comments for outcome in row.outcomes]
         print(f"| {kind} | {np.mean(sizes):.1%} |")
@@ -323,10 +324,10 @@ def main() -> None:
         for world in worlds
         for target in asked.targets
     ]
+    for row in rows:
+        certificates(row)
     for world in worlds if asked.ablation else []:
-        found = ablation(world, asked.targets[min(1, len(asked.targets) - 1)], asked.delta, seeds, embeddings)
-        certificates(found[0])
-        rows += found
+        rows += ablation(world, asked.targets[min(1, len(asked.targets) - 1)], asked.delta, seeds, embeddings)
     if asked.speed:
         speed(worlds[0])
     if asked.json is not None:

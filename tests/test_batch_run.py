@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from reviewmill import SentimentAnalyzer
+from reviewmill import AsyncSentimentAnalyzer, SentimentAnalyzer
 from reviewmill.batch.asking import _committer
 from reviewmill.batch.journal import Journal, Outcome, Pending
 from reviewmill.errors import InputError, OutputError, RunError
@@ -307,3 +307,47 @@ def test_answers_that_come_together_are_committed_together() -> None:
     asyncio.run(scenario())
     assert sum(sizes) == 50
     assert len(sizes) <= 2
+
+
+@pytest.mark.parametrize("last", ["write_rows", "keep_student"])
+def test_cancelled_at_its_end_it_waits_for_the_thread_that_reads_the_journal(
+    stub, tmp_path, folders, monkeypatch, last
+) -> None:
+    """To close the journal under that thread ended the whole process: a segmentation fault of a service that stops."""
+    import reviewmill.batch.run as room
+
+    source = write_csv(tmp_path / "in.csv", [f"第{n}条很好" for n in range(20)])
+    entered, proceed, done = threading.Event(), threading.Event(), []
+    whole = getattr(room, last)
+
+    def slow(*arguments: Any) -> Any:
+        entered.set()
+        assert proceed.wait(30)
+        try:
+            return whole(*arguments)
+        except RunError:
+            done.append("stopped")
+            raise
+        finally:
+            done.append("left")
+
+    async def cancelled() -> None:
+        async with AsyncSentimentAnalyzer(stub.url, **folders) as analyzer:
+            run = asyncio.create_task(analyzer.analyze_file(source, tmp_path / "out.csv"))
+            assert await asyncio.to_thread(entered.wait, 30)
+            for _ in range(2):
+                run.cancel()
+                await asyncio.sleep(0.05)
+            assert not run.done()
+            proceed.set()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+            assert done[-1] == "left"
+
+    monkeypatch.setattr(room, last, slow)
+    asyncio.run(cancelled())
+    assert done == (["stopped", "left"] if last == "write_rows" else ["left"])
+    monkeypatch.undo()
+    analyze(stub, source, tmp_path / "out.csv", folders)
+    assert len(read_csv(tmp_path / "out.csv")) == 20
+    assert max(stub.asked.values()) == 1

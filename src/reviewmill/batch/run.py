@@ -27,6 +27,7 @@ from reviewmill.batch.manifest import Manifest, Tally, describe_run
 from reviewmill.batch.progress import OnProgress as OnProgress
 from reviewmill.batch.progress import Progress as Progress
 from reviewmill.batch.read import Row, Source
+from reviewmill.batch.threads import in_thread
 from reviewmill.batch.write import check_target, write_rows
 from reviewmill.endpoints import PoolConnection
 from reviewmill.errors import RunError
@@ -113,11 +114,7 @@ class Run:
             planned = time.time()
             certificate = await self._answer(journal)
             answered = time.time()
-            try:
-                tally = await asyncio.to_thread(self._write, journal)
-            except asyncio.CancelledError:
-                self._stopped = True  # the thread sees it at the next row, and removes its temporary file
-                raise
+            tally = await in_thread(self._write, journal, hurry=self._stop)
             connection = self.pipeline.labeller.connection
             manifest = Manifest(
                 description=fingerprint,
@@ -133,11 +130,14 @@ class Run:
                 endpoints=connection.report() if isinstance(connection, PoolConnection) else [],
                 certificate=certificate.as_json(connection.about.model) if certificate else None,
             )
-            await asyncio.to_thread(keep_student, journal, self.output)
+            await in_thread(keep_student, journal, self.output)
             manifest.write(self.output)
             if not tally.errors and not self._keep_journal:
                 journal.discard()
         return manifest
+
+    def _stop(self) -> None:
+        self._stopped = True  # who writes sees it at the next row, and removes the temporary file
 
     def _notes(self) -> list[str]:
         pipeline = self.pipeline

@@ -18,6 +18,7 @@ from reviewmill.batch.cascade import CascadeRun
 from reviewmill.batch.goals import CascadeOptions
 from reviewmill.batch.journal import Journal, Outcome
 from reviewmill.batch.progress import OnProgress, Progress
+from reviewmill.batch.threads import in_thread
 from reviewmill.cascade.certificate import Certificate
 from reviewmill.errors import RunError
 from reviewmill.pipeline import Pipeline, Prepared
@@ -75,7 +76,7 @@ async def analyse_in(
     asker = Asker(pipeline, journal, progress, on_progress)
     certificate = await CascadeRun(options, asker).execute() if options is not None else None
     await asker.ask(journal.pending(), progress.distinct - progress.done)
-    return Batch(await asyncio.to_thread(_assembled, pipeline, journal, prepared, keys), certificate)
+    return Batch(await in_thread(_assembled, pipeline, journal, prepared, keys), certificate)
 
 
 async def _plan(pipeline: Pipeline, journal: Journal, prepared: Sequence[Prepared], keys: Mapping[str, bytes]) -> None:
