@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from reviewmill._version import __version__
+from reviewmill.errors import ReviewmillError
 
 if TYPE_CHECKING:
     from reviewmill.analyzer import AsyncSentimentAnalyzer, SentimentAnalyzer
     from reviewmill.client import Client
-    from reviewmill.errors import ReviewmillError
     from reviewmill.schema import Analysis, Comment
     from reviewmill.settings import Settings
     from reviewmill.tasks import Task, load_task
@@ -36,7 +36,6 @@ _ROOMS = {
     "AsyncSentimentAnalyzer": "analyzer",
     "Client": "client",
     "Comment": "schema",
-    "ReviewmillError": "errors",
     "SentimentAnalyzer": "analyzer",
     "Settings": "settings",
     "StudentAnalyzer": "teller",
