@@ -154,16 +154,16 @@ def test_where_no_student_can_learn_the_model_answers_everything(tmp_path, folde
         '{name = "beta", definition = "b"}, {name = "gamma", definition = "c"}]',
         "mood",
     )  # the stub decides by a hash of the text, which nobody can learn
-    texts = comments(1500, seed=3)
+    texts = comments(1000, seed=3)
     with StubEndpoint() as stub:
         output = tmp_path / "out.jsonl"
         analyze(stub, write_csv(tmp_path / "in.csv", texts), output, folders, agreement=0.95, seed=1, task=task)
         said, promised = certificate(output)
-        assert asked(stub, texts) == 1500 - promised.spared
-    # Where 75 may disagree, a student that knows nothing may still be let answer some tens.
+        assert asked(stub, texts) == 1000 - promised.spared
+    # Where 50 may disagree, a student that knows nothing may still be let answer some tens.
     assert promised.used is None or promised.spared < 100
     assert {row["status"] for row in read_rows(output)} == {"ok"}
-    assert said["rows"] == 1500
+    assert said["rows"] == 1000
 
 
 def test_with_a_budget_no_more_is_asked_and_what_is_certified_holds(stub, tmp_path, folders, texts) -> None:

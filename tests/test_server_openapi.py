@@ -96,7 +96,7 @@ def test_service_keeps_to_its_document(running: RunningService) -> None:
         for mode in [GenerationMode.POSITIVE, *([] if open_to_all else [GenerationMode.NEGATIVE])]:
 
             @given(case=operation.as_strategy(generation_mode=mode))
-            @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+            @settings(max_examples=52, deadline=None, suppress_health_check=list(HealthCheck), database=None)
             def check(case: schemathesis.Case) -> None:
                 nonlocal asked
                 asked += 1
