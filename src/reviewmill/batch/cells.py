@@ -6,11 +6,14 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, time
 from typing import Any, Final
 
 LIST_SEPARATOR: Final = "|"
+
+Rows = Iterable[Mapping[str, Any]]
+"""What is to be written."""
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _FORMULA: Final = re.compile(r"[\t\r\n]|[\s\x00-\x20\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
@@ -13,12 +13,10 @@ from typing import IO, Any, Final, cast
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from reviewmill.batch.cells import as_json, flat, mended
+from reviewmill.batch.cells import Rows, as_json, flat, mended
 
 _BATCH_ROWS: Final = 5000
 _MAX_STRUCT_FIELDS: Final = 256
-
-Rows = Iterable[Mapping[str, Any]]
 
 
 def write_parquet(path: Path, columns: Sequence[str], rows: Rows) -> int:

@@ -21,12 +21,12 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
-from reviewmill.batch.cells import SURROGATES, as_json, flat, mended, safe_cell
+from reviewmill.batch.cells import SURROGATES, Rows, as_json, flat, mended, safe_cell
 from reviewmill.batch.formats import (
     EXTENSIONS,
     TEXT_FORMATS,
@@ -37,8 +37,6 @@ from reviewmill.batch.formats import (
     too_many_rows,
 )
 from reviewmill.errors import OutputError
-
-Rows = Iterable[Mapping[str, Any]]
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Rows, *, format: str | None = None) -> int:  # noqa: A002

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -12,13 +12,11 @@ from typing import Any, Final
 import xlsxwriter
 from xlsxwriter.exceptions import XlsxWriterException
 
-from reviewmill.batch.cells import flat
+from reviewmill.batch.cells import Rows, flat
 from reviewmill.batch.formats import CUT_MARK, XLSX_MAX_CELL, XLSX_MAX_ROWS, too_many_rows
 
 _EXACT_IN_EXCEL: Final = 10**15
 _NOT_IN_XML: Final = re.compile("[\ud800-\udfff\ufffe\uffff]")
-
-Rows = Iterable[Mapping[str, Any]]
 
 
 def write_xlsx(path: Path, columns: Sequence[str], rows: Rows, target: Path) -> int:
