@@ -39,6 +39,12 @@ settings.load_profile("reviewmill")
 os.environ["REVIEWMILL_CALIBRATIONS_DIR"] = tempfile.mkdtemp(prefix="rm-calibrations-")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Before there are processes that share the tests."""
+    if config.getoption("numprocesses", default=None):
+        leave_room()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     """See `sharing`."""
@@ -52,7 +58,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.flaky(reruns=2))
     if hasattr(config, "workerinput"):
         in_order(items)
-        leave_room()
 
 
 @pytest.fixture(scope="session")

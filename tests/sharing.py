@@ -51,5 +51,9 @@ def in_order(items: list[pytest.Item]) -> None:
 
 
 def leave_room() -> None:
-    """Have llama.cpp compute with one thread: its threads wait for each other, and the other core has its own work."""
+    """Have llama.cpp and BLAS compute with one thread, in the processes to come.
+
+    Their threads wait for each other, busily, and the other core has its own work.
+    """
     os.environ["REVIEWMILL_THREADS"] = "1"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
