@@ -94,8 +94,8 @@ postgres:
 	@sh scripts/apt.sh PostgreSQL postgres postgresql
 
 # No stamp here either: it is big, and kept where `reviewmill engine` looks for it.
-vllm: $(VENV)/.installed
-	@sh scripts/vllm.sh $(BIN)/reviewmill
+vllm: $(VENV)/.installed model
+	@sh scripts/vllm.sh $(BIN)/reviewmill "$$($(BIN)/reviewmill models path $(MODEL))" $(VENV)/vllm/tiny
 
 # No stamp: it lies beside the models, for all working copies. Without it, the tests that use it are skipped.
 chat: $(VENV)/.serving

@@ -1,4 +1,4 @@
-"""The real vLLM on this machine's processors: plan → start → analyse → stop, with a tiny model made on the spot.
+"""The real vLLM on this machine's processors: plan → start → analyse → stop, with a tiny model that `make vllm` makes.
 
 `make vllm` installs it (3.5 GB, once); without, these tests are skipped. Speed is not tested: a processor is not what
 vLLM is for.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,7 @@ from reviewmill.endpoints.capabilities import _obeys
 from reviewmill.endpoints.client import EndpointClient
 from reviewmill.endpoints.vllm.environment import Environment, installed
 from reviewmill.errors import EndpointRefusedError, ModelError
-from reviewmill.models import resolve
-from reviewmill.settings import DEFAULT_MODEL, Settings
+from reviewmill.settings import Settings
 from reviewmill.tasks import parse_task
 from test_vllm_engine import Place
 from test_vllm_plan import VLLM_MODELS, planned
@@ -53,20 +54,11 @@ def environment() -> Environment:
 
 
 @pytest.fixture(scope="module")
-def tiny(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny() -> Path:
     """A Qwen2 with random weights and the real tokenizer and chat template."""
-    try:
-        gguf = resolve(DEFAULT_MODEL, models_dir=Settings().models_dir).path
-    except ModelError as error:
-        pytest.skip(f"the tokenizer comes from the embedded model: {error}")
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    script = Path(__file__).parents[1] / "scripts" / "vllm_model.py"
-    made = subprocess.run(
-        [environment.python, script, "tiny", gguf, folder], capture_output=True, text=True, check=False, timeout=300
-    )
-    if made.returncode and "install gguf" in made.stderr:
-        pytest.skip("the package gguf is not in vLLM's environment (`make vllm` installs it)")
-    assert made.returncode == 0, made.stderr
+    folder = Path(sys.prefix) / "vllm" / "tiny"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there (`make vllm` makes it)")
     return folder
 
 
@@ -216,7 +208,10 @@ def test_vllm_takes_every_option_of_every_plan_and_yarn_lengthens(environment: E
     assert len(plans) > 15
     override = plans[-1][plans[-1].index("--hf-overrides") + 1]
     command = [environment.python, "-c", CHECK, tiny, json.dumps(plans), override]
+    # What vLLM has found out about its own models; without it, it looks into each in another process.
+    cache = os.environ.get("VLLM_CACHE_ROOT", str(Path.home() / ".cache" / "vllm"))
     env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PATH": "/usr/bin:/bin", "HOME": str(tiny)}
+    env["VLLM_CACHE_ROOT"] = cache
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     # The last: with vLLM's own example, which leaves max_position_embeddings as it is. Where it is taken, so are ours.
