@@ -50,6 +50,16 @@ def test_json_is_all_that_goes_to_stdout(run):
     assert report["overall"]["rows"] == 20
 
 
+def test_the_usual_way_is_asked_in_its_own_words(run):
+    ours, plain = (
+        json.loads(run("--only", "question", "--json", *more).stdout) for more in ((), ("--baseline", "plain"))
+    )
+    assert plain["subject"]["prompt"] != ours["subject"]["prompt"]
+    assert [case["text"] for case in plain["cases"]] == [case["text"] for case in ours["cases"]]
+    assert all(case["probabilities"] for case in ours["cases"])
+    assert not any(case["probabilities"] for case in plain["cases"])
+
+
 def test_what_does_not_exist_is_told(run):
     done = run("--only", "sarcasm")
     assert done.returncode == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -34,6 +34,10 @@ def challenge(
     keywords: Annotated[bool, typer.Option(help="Ask for keywords too; without, one token a comment.")] = False,
     wire: Annotated[str | None, typer.Option(help="Answer format: auto, compact, json or free.")] = None,
     calibration: Annotated[str | None, typer.Option(help="auto, none, or one by file, name or id.")] = None,
+    baseline: Annotated[
+        Literal["plain"] | None,
+        typer.Option(help="plain: ask in the usual way instead, one message that wants JSON with a stated confidence."),
+    ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")] = False,
@@ -56,7 +60,7 @@ def challenge(
         concurrency=concurrency,
     )
     phenomena = _chosen(only or [])
-    result = _ask(settings, phenomena, mapping or [], quiet=quiet)
+    result = _ask(settings, phenomena, mapping or [], plain=baseline == "plain", quiet=quiet)
     if output is not None:
         from reviewmill.batch.manifest import write_json
 
@@ -85,13 +89,14 @@ def _chosen(names: list[str]) -> list[Phenomenon]:
     return [suite[name] for name in names or suite]
 
 
-def _ask(settings: Settings, phenomena: list[Phenomenon], mapping: list[str], *, quiet: bool) -> Result:
+def _ask(settings: Settings, phenomena: list[Phenomenon], mapping: list[str], *, plain: bool, quiet: bool) -> Result:
     import asyncio
 
     from reviewmill.analyzer import AsyncSentimentAnalyzer
     from reviewmill.cli.show import RunDisplay
     from reviewmill.evaluate.challenge.score import ask_suite, translation
     from reviewmill.evaluate.labelled import parse_mapping
+    from reviewmill.evaluate.plain import plain_pipeline
 
     words = parse_mapping(mapping)
 
@@ -99,6 +104,9 @@ def _ask(settings: Settings, phenomena: list[Phenomenon], mapping: list[str], *,
         async with AsyncSentimentAnalyzer(settings=settings) as analyzer:
             translation(analyzer.task, words)  # before anything is started
             pipeline = await analyzer.pipeline()
+            if plain:
+                connection = pipeline.labeller.connection
+                pipeline = plain_pipeline(settings, connection, analyzer.task, pipeline.cache)
             with RunDisplay("challenge", quiet=quiet) as display:
                 return await ask_suite(pipeline, phenomena, mapping=words, on_progress=display.update)
 
