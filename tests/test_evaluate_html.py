@@ -127,6 +127,14 @@ def browser():
         opened.close()
 
 
+CUT_OFF = """
+[...document.querySelectorAll("svg.plot text")].filter(text => {
+  const inner = text.getBoundingClientRect(), outer = text.ownerSVGElement.getBoundingClientRect();
+  return inner.left < outer.left || inner.right > outer.right || inner.top < outer.top || inner.bottom > outer.bottom;
+}).map(text => text.textContent)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_in_a_browser(pages, browser, name: str) -> None:
@@ -144,6 +152,7 @@ def test_in_a_browser(pages, browser, name: str) -> None:
         assert [url for url in asked if not url.startswith("data:")] == [pages[name].as_uri()]
         assert "owned" not in page.title()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CUT_OFF) == []
         heading = page.locator("h2").first.inner_text()
         assert bool(re.search("[\u4e00-\u9fff]", heading)) == (locale == "zh-CN"), heading
         page.get_by_role("button", name="English" if locale == "zh-CN" else "中文").click()

@@ -253,17 +253,27 @@ def _distinct(rows: list[LabelledRow], left_out: Counter[str]) -> list[LabelledR
 
 
 _REASONS: Final = {
-    "unreadable": "{} rows could not be read",
-    "no_label": "{} rows have no label",
-    "no_text": "{} rows have no text",
-    "mapped_away": "{} rows were left out by --map",
-    "duplicate": "{} rows repeat an earlier text with the same label",
-    "contradiction": "{} rows hold a text that occurs with two different labels",
+    "unreadable": ("1 row could not be read", "{:,} rows could not be read"),
+    "no_label": ("1 row has no label", "{:,} rows have no label"),
+    "no_text": ("1 row has no text", "{:,} rows have no text"),
+    "mapped_away": ("1 row was left out by --map", "{:,} rows were left out by --map"),
+    "duplicate": (
+        "1 row repeats an earlier text with the same label",
+        "{:,} rows repeat an earlier text with the same label",
+    ),
+    "contradiction": (
+        "1 row holds a text that occurs with two different labels",
+        "{:,} rows hold a text that occurs with two different labels",
+    ),
 }
 
 
 def _reasons(left_out: Mapping[str, int]) -> str:
-    told = [words.format(f"{left_out[reason]:,}") for reason, words in _REASONS.items() if left_out.get(reason)]
+    told = [
+        one if left_out[reason] == 1 else many.format(left_out[reason])
+        for reason, (one, many) in _REASONS.items()
+        if left_out.get(reason)
+    ]
     return "; ".join(told) or "there are no rows"
 
 

@@ -16,6 +16,7 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,9 @@ _XLINK: Final = "http://www.w3.org/1999/xlink"
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES: Final = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04", "#0a0a05", "#0a0a06", "#0a0a07", "#0a0a08")
 _CLASSES: Final = {INK: "ink", MUTED: "muted", GRID: "grid"} | {color: f"c{n}" for n, color in enumerate(SERIES)}
+
+_ROOM: Final = 0.15
+"""Around everything, in inches."""
 
 _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
@@ -158,15 +162,14 @@ def interval_plot(names: Sequence[str], estimates: Sequence[Estimate], title: st
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    # Texts are measured in matplotlib's font, which lacks Chinese, and drawn in the browser's, which may be wider.
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=_ROOM, h_pad=_ROOM))
     return figure, figure.add_subplot()
 
 
 def _percent(axes: Axes, which: str) -> None:
-    from matplotlib.ticker import PercentFormatter
-
     for name in which:
-        getattr(axes, f"{name}axis").set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+        getattr(axes, f"{name}axis").set_major_formatter(lambda share, _: f"{100 * share:.6g}%")
 
 
 def _legend(axes: Axes, drawn: Sequence[Line], place: Literal["upper left", "lower left"]) -> None:
