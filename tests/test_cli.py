@@ -118,7 +118,7 @@ def test_rows_with_errors_are_exit_code_3(run, tmp_path) -> None:
     with StubEndpoint(fail_texts={"太差了": 400}) as stub:
         done = run("analyze", "in.csv", "--endpoint", stub.url)
     assert done.returncode == 3
-    assert "1 rows carry an error" in done.stderr
+    assert "1 row carries an error" in done.stderr
     assert "tries them again" in done.stderr
 
 

@@ -106,11 +106,9 @@ def analyze(
     manifest = job.execute(text=text, id=id, quiet=quiet)
     if as_json and not job.to_stdout:
         typer.echo(json.dumps(manifest.as_json(), ensure_ascii=False, indent=2))
-    if manifest.tally.errors:
-        typer.secho(
-            f"{manifest.tally.errors} rows carry an error. The first: {manifest.tally.first_error}",
-            fg=typer.colors.YELLOW,
-            err=True,
-        )
+    if errors := manifest.tally.errors:
+        carrying = "1 row carries" if errors == 1 else f"{errors:,} rows carry"
+        told = f"{carrying} an error. The first: {manifest.tally.first_error}"
+        typer.secho(told, fg=typer.colors.YELLOW, err=True)
         typer.echo("The same command tries them again.", err=True)
         raise typer.Exit(EXIT_ROWS_FAILED)
