@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import httpx2
 
+from reviewmill.outbound import way_to
 from service import RunningService, bearer
 
 FILE = "3f2c1a90-6a51-4a53-9a0e-0d6b1f9f7c11"
@@ -29,7 +30,7 @@ class Chat:
         self.account = account
         self.chat = chat
         self.history: list[dict[str, str]] = []
-        self.http = httpx2.Client(base_url=running.url, timeout=60, trust_env=False)
+        self.http = httpx2.Client(base_url=running.url, timeout=60, **way_to(running.url))
         self.number = 0
 
     def who(self) -> dict[str, str]:

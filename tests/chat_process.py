@@ -21,6 +21,7 @@ import psutil
 from conftest import free_port
 from outbound_watch import OutboundWatch
 from reviewmill.chat.webui import WebUI
+from reviewmill.outbound import way_to
 from stub_endpoint import StubEndpoint
 from warm import warm_reviewmill
 
@@ -153,12 +154,8 @@ class ChatProcess:
     def service(self) -> httpx2.Client:
         """A client of the service, with the chat's key."""
         key = json.loads((self.place / "secrets.json").read_text("utf-8"))["service_key"]
-        return httpx2.Client(
-            base_url=f"http://127.0.0.1:{self.service_port}",
-            headers={"Authorization": f"Bearer {key}"},
-            trust_env=False,
-            timeout=30,
-        )
+        url = f"http://127.0.0.1:{self.service_port}"
+        return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30, **way_to(url))
 
     def kill(self) -> None:
         """End all of it, whatever state it is in."""

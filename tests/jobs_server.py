@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 
 from conftest import free_port
+from reviewmill.outbound import way_to
 from reviewmill.server.run import serve
 from reviewmill.settings import load_settings
 from warm import kill, warm_program
@@ -46,7 +47,7 @@ class Server:
             )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n", self.log.read_text()
-        self.client = httpx2.Client(base_url=self.url, timeout=60)
+        self.client = httpx2.Client(base_url=self.url, timeout=60, **way_to(self.url))
 
     @property
     def jobs(self) -> Path:

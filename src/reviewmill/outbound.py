@@ -1,11 +1,15 @@
-"""What every HTTP client of ours needs to know: keys that fit into a header, our own machine, and `Retry-After`."""
+"""What every HTTP client of ours needs to know: keys that fit into a header, the way there, and `Retry-After`."""
 
 from __future__ import annotations
 
 import ipaddress
 import math
+import ssl
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import TypedDict
+from urllib.parse import urlsplit
 
 from reviewmill.errors import SettingsError
 
@@ -32,6 +36,29 @@ def is_this_machine(host: str) -> bool:
     except ValueError:
         return host == "localhost"
     return address.is_loopback or address.is_unspecified
+
+
+class Way(TypedDict):
+    """Arguments of an HTTP client: whether the environment names proxies for it, and whose certificates it trusts."""
+
+    trust_env: bool
+    verify: ssl.SSLContext | bool
+
+
+def way_to(url: str) -> Way:
+    """How to reach an address: this machine without a proxy, and its plain HTTP without reading any certificates.
+
+    They are some hundred, and take 50 ms of processor time for each client. TLS to which a server might redirect is
+    refused then, since nobody is trusted.
+    """
+    parts = urlsplit(url)
+    here = is_this_machine(parts.hostname or "")
+    return {"trust_env": not here, "verify": _trusting_nobody() if here and parts.scheme == "http" else True}
+
+
+@cache
+def _trusting_nobody() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def retry_after_seconds(value: str) -> float | None:

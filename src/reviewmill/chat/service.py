@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 
 from reviewmill.errors import ServiceError, ServiceUnreachableError, SettingsError
-from reviewmill.outbound import checked_key, is_this_machine
+from reviewmill.outbound import checked_key, way_to
 
 PREFIX: Final = "reviewmill-"
 _SECONDS: Final = 60.0
@@ -73,9 +73,7 @@ class ServiceFace:
         self.url = url.rstrip("/").removesuffix("/v1")
         known = checked_key(key)
         headers = {"Authorization": f"Bearer {known}"} if known else {}
-        self._http = httpx2.Client(
-            base_url=self.url, timeout=_SECONDS, trust_env=not is_this_machine(parts.hostname), headers=headers
-        )
+        self._http = httpx2.Client(base_url=self.url, timeout=_SECONDS, headers=headers, **way_to(self.url))
 
     def __enter__(self) -> Self:
         return self

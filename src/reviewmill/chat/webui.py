@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from reviewmill.errors import SettingsError, WebUIError
-from reviewmill.outbound import checked_key, is_this_machine
+from reviewmill.outbound import checked_key, way_to
 
 _SECONDS: Final = 60.0
 _SHOWN_CHARS: Final = 300
@@ -40,9 +40,7 @@ class WebUI:
             raise SettingsError(f"{url} is no address of an Open WebUI.", hint="It begins with http:// or https://.")
         self.url = url.rstrip("/")
         self.token = token
-        self._http = httpx2.Client(
-            base_url=self.url, timeout=_SECONDS, trust_env=not is_this_machine(parts.hostname), follow_redirects=False
-        )
+        self._http = httpx2.Client(base_url=self.url, timeout=_SECONDS, follow_redirects=False, **way_to(self.url))
         self._show(token)
 
     def _show(self, token: str | None) -> None:

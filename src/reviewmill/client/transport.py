@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from reviewmill._version import __version__
 from reviewmill.client.records import PAGE
 from reviewmill.errors import ServiceError, ServiceUnreachableError, SettingsError
-from reviewmill.outbound import checked_key, is_this_machine, retry_after_seconds
+from reviewmill.outbound import checked_key, retry_after_seconds, way_to
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class Transport:
                 timeout=httpx2.Timeout(None, connect=min(_CONNECT_S, self.timeout)),
                 # One connection a request in flight; the default pool of 100 would queue without saying so.
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
-                trust_env=not is_this_machine(httpx2.URL(self.base_url).host),
+                **way_to(self.base_url),
             )
         return self._held
 

@@ -38,7 +38,7 @@ from reviewmill.errors import (
     EndpointUnreachableError,
     SettingsError,
 )
-from reviewmill.outbound import checked_key, is_this_machine, retry_after_seconds
+from reviewmill.outbound import checked_key, is_this_machine, retry_after_seconds, way_to
 from reviewmill.scoring import TokenStep
 
 _CONNECT_TIMEOUT: Final = 10.0
@@ -156,8 +156,8 @@ class EndpointClient:
             self._http = httpx2.AsyncClient(
                 timeout=timeout,
                 limits=limits,
-                trust_env=not is_this_machine(httpx2.URL(self.url).host),
                 headers={"Authorization": f"Bearer {self._api_key or 'none'}"},
+                **way_to(self.url),
             )
         return self._http
 

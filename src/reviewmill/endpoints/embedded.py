@@ -26,6 +26,7 @@ import httpx2
 from reviewmill.endpoints.slots import Slots
 from reviewmill.errors import ModelError
 from reviewmill.models import detect
+from reviewmill.outbound import way_to
 
 if TYPE_CHECKING:
     from reviewmill.endpoints.client import EndpointClient
@@ -118,7 +119,7 @@ class EmbeddedEngine:
         headers = {"Authorization": f"Bearer {self.api_key}", "Connection": "close"}
         try:
             # The state of its slots is told by the loop that does the work.
-            httpx2.get(f"{self.url}/slots", headers=headers, timeout=_FIRST_SIGN_S, trust_env=False)
+            httpx2.get(f"{self.url}/slots", headers=headers, timeout=_FIRST_SIGN_S, **way_to(self.url))
         except httpx2.RequestError as error:
             raise ModelError(
                 f"llama.cpp loaded {path}, and does not answer: {error or type(error).__name__}.",
@@ -207,7 +208,7 @@ class EmbeddedEngine:
 
     async def _act(self, slot: int, action: str, name: str) -> bool:
         headers = {"Authorization": f"Bearer {self.api_key}"}
-        async with httpx2.AsyncClient(headers=headers, timeout=600, trust_env=False, verify=False) as http:
+        async with httpx2.AsyncClient(headers=headers, timeout=600, **way_to(self.url)) as http:
             try:
                 reply = await http.post(f"{self.url}/slots/{slot}?action={action}", json={"filename": name})
             except httpx2.RequestError:  # the question that comes next finds out why, and says it

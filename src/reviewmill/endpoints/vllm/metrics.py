@@ -10,7 +10,7 @@ from typing import Final
 import httpx2
 
 from reviewmill.errors import EndpointUnreachableError
-from reviewmill.outbound import is_this_machine
+from reviewmill.outbound import way_to
 
 # NAME{LABELS} VALUE [TIME]; a label's value may hold escaped quotes.
 _LINE: Final = re.compile(r'([A-Za-z_:][\w:]*)(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})?\s+(\S+)')
@@ -108,7 +108,7 @@ async def read_metrics(url: str) -> EngineMetrics | None:
     """
     base = httpx2.URL(url.rstrip("/").removesuffix("/v1") + "/metrics")
     try:
-        async with httpx2.AsyncClient(timeout=_SECONDS, trust_env=not is_this_machine(base.host)) as http:
+        async with httpx2.AsyncClient(timeout=_SECONDS, **way_to(url)) as http:
             reply = await http.get(base)
     except httpx2.HTTPError as error:
         raise EndpointUnreachableError(f"{base} cannot be reached: {error}.", hint="Is the server running?") from error
