@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import uvloop
 
+from empty_store import put_empty_store
 from reviewmill.outbound import way_to
 from reviewmill.server.run import Serving, listen, make_server
 from reviewmill.server.state import Service
-from reviewmill.settings import ServiceSettings, Settings, load_settings
-from reviewmill.store import KeyRecord, Store, database_url
+from reviewmill.settings import Settings, load_settings
+from reviewmill.store import KeyRecord, database_url
 from reviewmill.store.engine import sqlite_url
 from stub_endpoint import StubEndpoint
 
@@ -109,29 +108,13 @@ def running_service(folder: Path, stub: StubEndpoint | str, **settings: Any) -> 
         **settings,
     }
     known = load_settings(**given, service=service)
-    _put_empty_store(known.service)
+    if database_url(known.service) == sqlite_url(file := known.service.data_dir / "reviewmill.sqlite"):
+        put_empty_store(file)
     running = RunningService(known)
     try:
         yield running
     finally:
         running.stop()
-
-
-def _put_empty_store(service: ServiceSettings) -> None:
-    """Put empty tables where the service would make them: that takes a tenth of a second, and is tested elsewhere."""
-    file = service.data_dir / "reviewmill.sqlite"
-    if database_url(service) == sqlite_url(file) and not file.exists():
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_bytes(_empty_store())
-
-
-@cache
-def _empty_store() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "empty.sqlite"
-        Store.open(sqlite_url(file)).close()
-        return file.read_bytes()
 
 
 def bearer(secret: str) -> dict[str, str]:
