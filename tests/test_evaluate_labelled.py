@@ -130,7 +130,7 @@ def test_every_text_counts_once_and_contradictions_not_at_all(tmp_path: Path) ->
 def test_one_class_two_classes_few_rows(tmp_path: Path) -> None:
     one = read(write_rows(tmp_path / "one.jsonl", comments(10, 0))).warnings
     assert any("Every row has the label 'positive'" in warning for warning in one)
-    assert any("only 10 rows" in warning for warning in one)
+    assert any("Only 10 rows" in warning for warning in one)
     two = read(write_rows(tmp_path / "two.jsonl", comments(60, 60))).warnings
     assert len(two) == 1
     assert "No row has the label 'neutral'" in two[0]

@@ -147,7 +147,7 @@ def test_one_class_ten_rows_and_a_single_row(stub, tmp_path) -> None:
     assert one.measures.scores.kappa is None
     assert one.restricted is None
     assert any("Every row has the label" in warning for warning in one.warnings)
-    assert any("only 10 rows" in warning for warning in one.warnings)
+    assert any("Only 10 rows" in warning for warning in one.warnings)
     single = evaluated(stub, tmp_path, comments(1, 0))
     assert single.measures.scores.accuracy.low < 0.5
 

@@ -149,7 +149,7 @@ def test_another_seed_leaves_out_what_has_judged_and_says_how_often(tmp_path):
     assert first["verdict"] is not None
     again = search_in(World(4), labelled, tmp_path, seed=5)
     assert again.parts.stale > 0
-    assert any("have judged a search before" in warning for warning in again.warnings)
+    assert any("that judged a search before" in warning for warning in again.warnings)
     assert any("1 searches over this file" in warning for warning in again.warnings)
     assert first["rows"]["judge"] > again.plan.judge
 
@@ -296,7 +296,7 @@ def test_rows_without_words_are_left_out_and_counted(tmp_path):
         pool=POOL,
     )
     assert search.nothing_to_judge == 30
-    assert any(warning.startswith("30 rows hold nothing to judge") for warning in search.warnings)
+    assert any(warning.startswith("Left out: 30 rows with nothing to judge") for warning in search.warnings)
     assert not empty & {row.number for row in (*search.parts.propose, *search.parts.select)}
 
 

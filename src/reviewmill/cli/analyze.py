@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from reviewmill.cli.endpoints import endpoint_arguments
+from reviewmill.counted import counted
 
 EXIT_ROWS_FAILED = 3
 
@@ -107,8 +108,7 @@ def analyze(
     if as_json and not job.to_stdout:
         typer.echo(json.dumps(manifest.as_json(), ensure_ascii=False, indent=2))
     if errors := manifest.tally.errors:
-        carrying = "1 row carries" if errors == 1 else f"{errors:,} rows carry"
-        told = f"{carrying} an error. The first: {manifest.tally.first_error}"
+        told = f"{counted(errors, 'row carries', 'rows carry')} an error. The first: {manifest.tally.first_error}"
         typer.secho(told, fg=typer.colors.YELLOW, err=True)
         typer.echo("The same command tries them again.", err=True)
         raise typer.Exit(EXIT_ROWS_FAILED)

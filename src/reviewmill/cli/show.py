@@ -16,6 +16,7 @@ from rich.text import Text
 
 from reviewmill.batch.manifest import Manifest
 from reviewmill.batch.run import Progress as RunProgress
+from reviewmill.counted import counted
 from reviewmill.schema import Analysis
 
 _PLAIN_EVERY: Final = 10.0
@@ -91,7 +92,7 @@ class RunDisplay:
 
 def _about(progress: RunProgress) -> str:
     if progress.phase != "answer":
-        return f"{progress.rows:,} rows"
+        return counted(progress.rows, "row")
     parts = [f"{progress.done:,}/{progress.distinct:,}"]
     if progress.rate is not None and progress.eta is not None:
         parts += [f"{progress.rate:.1f}/s", f"{_clock(progress.eta)} left"]
@@ -99,7 +100,7 @@ def _about(progress: RunProgress) -> str:
     if progress.certified:
         parts.append(f"certified {progress.certified:,}")
     if progress.expected is not None:
-        parts.append(f"about {progress.left:,} questions left")
+        parts.append(f"about {counted(progress.left, 'question')} left")
     if progress.stage:
         parts.append(progress.stage)
     return " · ".join(parts)
@@ -134,9 +135,10 @@ def _facts(manifest: Manifest) -> list[str]:
     seconds = manifest.seconds.get("answer", 0.0)
     rate = f" ({manifest.asked / seconds:.1f}/s)" if manifest.asked and seconds else ""
     return [
-        f"{tally.rows:,} comments, {sum(manifest.distinct.values()):,} distinct texts to judge; "
-        f"mean confidence {confidence}; {tally.needs_review:,} need review; {tally.errors:,} errors",
-        f"answered by: {routes or 'nobody'}; the model was asked {manifest.asked:,} times{rate}; "
+        f"{counted(tally.rows, 'comment')}, {counted(sum(manifest.distinct.values()), 'distinct text')} to judge; "
+        f"mean confidence {confidence}; {counted(tally.needs_review, 'needs', 'need')} review; "
+        f"{counted(tally.errors, 'error')}",
+        f"answered by: {routes or 'nobody'}; the model was asked {counted(manifest.asked, 'time')}{rate}; "
         f"{_clock(manifest.finished - manifest.started)} in all",
     ]
 

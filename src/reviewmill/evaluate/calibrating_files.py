@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from reviewmill.counted import counted
 from reviewmill.errors import EndpointError, InputError
 from reviewmill.evaluate.answers import Judgement, answers
 from reviewmill.evaluate.calibrating import Outcome, Subject, fit_labelled, fit_unlabelled
@@ -115,8 +116,8 @@ def _scored(pipeline: Pipeline, judgement: Judgement) -> tuple[list[Scored], lis
         else:
             error = judged.analysis["error"]
             failed[error["message"] if error else "an answer without log-probabilities"] += 1
-    said = [f"{insufficient:,} rows have nothing to judge and are left out."] if insufficient else []
-    said += [f"{count:,} rows failed and are left out: {reason}" for reason, count in failed.most_common(3)]
+    said = [f"Left out: {counted(insufficient, 'row')} with nothing to judge."] if insufficient else []
+    said += [f"Left out: {counted(count, 'row')} that failed: {reason}" for reason, count in failed.most_common(3)]
     if not rows:
         raise InputError("No row can be used: " + (" ".join(said) or "there are none."))
     return rows, said

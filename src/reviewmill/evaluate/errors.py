@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import stats
 
+from reviewmill.counted import counted
 from reviewmill.errors import InputError
 from reviewmill.evaluate.measures import Measured
 from reviewmill.evaluate.tags import length_of, tags_of
@@ -292,11 +293,14 @@ def errors_from_corrections(corrections: Sequence[ExportedCorrection]) -> ErrorS
     rows.sort(key=lambda row: -(row.confidence or 0.0))
     warnings = []
     if repeated := len(corrections) - len(latest):
-        warnings.append(f"{repeated:,} corrections were left out: a later one is about the same text.")
+        warnings.append(
+            f"{counted(repeated, 'correction was', 'corrections were')} left out: a later one is about the same text."
+        )
     if unknown:
-        warnings.append(f"{unknown:,} corrections do not tell what the model had said, and were left out.")
+        warnings.append(f"Left out: {counted(unknown, 'correction')} without what the model had said.")
     if confirmed:
-        warnings.append(f"{confirmed:,} corrections confirm the model's label, and are no errors.")
+        what = counted(confirmed, "correction confirms", "corrections confirm")
+        warnings.append(f"{what} the model's label: no error.")
     return ErrorSet(rows, [], None, by_cause, _kinds(rows), warnings)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from reviewmill.batch.read import open_source
 from reviewmill.batch.tables import short
 from reviewmill.batch.text_column import given_column
+from reviewmill.counted import counted
 from reviewmill.errors import InputError
 from reviewmill.text import clean
 
@@ -208,14 +209,15 @@ class _Sorting:
         if not self._unknown:
             return
         named = [
-            f"{short(name, 40)} ({count:,} rows, first row {self._first_unknown[name]:,})"
+            f"{short(name, 40)} ({counted(count, 'row')}, first row {self._first_unknown[name]:,})"
             for name, count in self._unknown.most_common(SHOWN)
         ]
         more = f", and {len(self._unknown) - SHOWN:,} more" if len(self._unknown) > SHOWN else ""
         first = shlex.quote(next(iter(self._unknown.most_common(1)))[0][:40])
+        many = counted(self._unknown.total(), "row has a label", "rows have labels")
         raise InputError(
-            f"{self.source.path}: {self._unknown.total():,} rows have labels in {self.column!r} that the task "
-            f"{self.task.name!r} does not know: {', '.join(named)}{more}.",
+            f"{self.source.path}: {many} in {self.column!r} "
+            f"that the task {self.task.name!r} does not know: {', '.join(named)}{more}.",
             hint=f"Its labels are: {', '.join(self.task.label_names)}. Translate with --map {first}="
             f"{self.task.label_names[0]}, or leave such rows out with --map {first}= (nothing after =).",
         )
@@ -253,25 +255,19 @@ def _distinct(rows: list[LabelledRow], left_out: Counter[str]) -> list[LabelledR
 
 
 _REASONS: Final = {
-    "unreadable": ("1 row could not be read", "{:,} rows could not be read"),
-    "no_label": ("1 row has no label", "{:,} rows have no label"),
-    "no_text": ("1 row has no text", "{:,} rows have no text"),
-    "mapped_away": ("1 row was left out by --map", "{:,} rows were left out by --map"),
-    "duplicate": (
-        "1 row repeats an earlier text with the same label",
-        "{:,} rows repeat an earlier text with the same label",
-    ),
-    "contradiction": (
-        "1 row holds a text that occurs with two different labels",
-        "{:,} rows hold a text that occurs with two different labels",
-    ),
+    "unreadable": ("row", "rows", "could not be read"),
+    "no_label": ("row has", "rows have", "no label"),
+    "no_text": ("row has", "rows have", "no text"),
+    "mapped_away": ("row was", "rows were", "left out by --map"),
+    "duplicate": ("row repeats", "rows repeat", "an earlier text with the same label"),
+    "contradiction": ("row holds", "rows hold", "a text that occurs with two different labels"),
 }
 
 
 def _reasons(left_out: Mapping[str, int]) -> str:
     told = [
-        one if left_out[reason] == 1 else many.format(left_out[reason])
-        for reason, (one, many) in _REASONS.items()
+        f"{counted(left_out[reason], one, many)} {what}"
+        for reason, (one, many, what) in _REASONS.items()
         if left_out.get(reason)
     ]
     return "; ".join(told) or "there are no rows"
@@ -297,6 +293,6 @@ def _warnings(labelled: Labelled) -> list[str]:
         )
     if len(labelled.rows) < FEW_ROWS:
         warnings.append(
-            f"There are only {len(labelled.rows):,} rows: the intervals are wide, and small differences mean nothing."
+            f"Only {counted(len(labelled.rows), 'row')}: the intervals are wide, and small differences mean nothing."
         )
     return warnings

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from reviewmill._version import __version__
+from reviewmill.counted import counted
 from reviewmill.errors import InputError, OutputError
 from reviewmill.evaluate.answers import describe
 from reviewmill.evaluate.gate import Gate
@@ -300,17 +301,19 @@ def _warnings(kept: Sequence[RowRecord], records: Sequence[RowRecord]) -> list[s
     warnings = []
     errors = [record for record in records if record.status == "error"]
     if errors:
-        warnings.append(f"{len(errors):,} comments failed; the first: {_why(errors[0])}. The same command tries again.")
+        failed = counted(len(errors), "comment")
+        warnings.append(f"{failed} failed; the first: {_why(errors[0])}. The same command tries again.")
     silent = sum(record.status == "insufficient" for record in records)
     if silent:
         warnings.append(
-            f"{silent:,} comments say nothing that could be judged and got no label; `accuracy_of_all` counts them as "
-            "wrong, the other scores leave them out."
+            f"{counted(silent, 'comment says', 'comments say')} nothing that could be judged, without a label; "
+            "`accuracy_of_all` counts that as wrong, the other scores leave it out."
         )
     unsure = sum(record.confidence is None for record in kept)
     if unsure:
         warnings.append(
-            f"{unsure:,} answers have no probability: calibration and acceptance are measured without them."
+            f"{counted(unsure, 'answer has', 'answers have')} no probability; calibration and acceptance are measured "
+            "on the others."
         )
     return warnings
 

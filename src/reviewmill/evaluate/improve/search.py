@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from reviewmill.counted import counted
 from reviewmill.errors import InputError
 from reviewmill.evaluate.improve.ask import fit_keywords
 from reviewmill.evaluate.improve.parts import LEAST_ROWS, Parts, split
@@ -156,7 +157,8 @@ class Search:
     def _own_warnings(self, labelled: Labelled) -> list[str]:
         warnings = []
         if self.nothing_to_judge:
-            warnings.append(f"{self.nothing_to_judge} rows hold nothing to judge (no words, default texts); left out.")
+            rows = counted(self.nothing_to_judge, "row")
+            warnings.append(f"Left out: {rows} with nothing to judge (no words, default texts).")
         missing = [name for name in self.task.label_names if name not in labelled.labels_present]
         if missing:
             warnings.append(
@@ -171,8 +173,8 @@ class Search:
         earlier = self._ledger.times(labelled.digest) - (self.state.phase == "judging")
         if earlier > 0:
             warnings.append(
-                f"{earlier} searches over this file have been judged before. Each takes a prompt that is no better "
-                f"with a chance of up to {LEVEL:.0%}; of many searches some do."
+                f"Judged before: {counted(earlier, 'search', 'searches')} over this file. Each takes a prompt "
+                f"that is no better with a chance of up to {LEVEL:.0%}; of many searches some do."
             )
         return warnings
 
@@ -184,7 +186,7 @@ class Search:
             self._refuse(parts)
         if parts.stale:
             self.warnings.append(
-                f"{parts.stale} rows of the third part have judged a search before and are left out of it."
+                f"Left out of the third part: {counted(parts.stale, 'row')} that judged a search before."
             )
         return parts
 
