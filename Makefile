@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # How the tests are shared out: tests/sharing.py.
-SHARED := -n 2 --no-loadscope-reorder
+SHARED := -n 3 --no-loadscope-reorder
 MODEL := qwen2.5-coder-1.5b-instruct-q4_k_m
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -22,8 +22,11 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic_core import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -285,13 +288,22 @@ class StubEndpoint(Knobs):
         rest = [token for token in dict.fromkeys(others) if token != piece]
         shares |= {token: (1 - self.confidence) * 0.9 / len(rest) for token in rest}
         shares = {token: share * (self.label_mass if begins else 1) for token, share in shares.items()}
-        shares |= {f"~{number}".encode(): 1e-6 / (number + 1) for number in range(top)}
+        shares |= _meaningless(top)
         listed = sorted(shares.items(), key=lambda item: -item[1])[:top]
-        return self._item(piece, shares[piece]) | {"top_logprobs": [self._item(*pair) for pair in listed]}
+        own = _item(piece, shares[piece], self.give_bytes)
+        return own | {"top_logprobs": [_item(*pair, self.give_bytes) for pair in listed]}
 
-    def _item(self, token: bytes, share: float) -> dict[str, Any]:
-        listed = list(token) if self.give_bytes else None
-        return {"token": token.decode(errors="replace"), "bytes": listed, "logprob": math.log(share)}
+
+@lru_cache
+def _meaningless(number: int) -> dict[bytes, float]:
+    return {f"~{each}".encode(): 1e-6 / (each + 1) for each in range(number)}
+
+
+@lru_cache(10_000)
+def _item(token: bytes, share: float, give_bytes: bool) -> dict[str, Any]:
+    """One listed token; whoever gets it does not change it."""
+    listed = list(token) if give_bytes else None
+    return {"token": token.decode(errors="replace"), "bytes": listed, "logprob": math.log(share)}
 
 
 def decide(comment: str | None, labels: Sequence[str]) -> str:
@@ -521,7 +533,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _send(self, status: int, body: Any, retry_after: str | None = None, *, kind: str | None = None) -> None:
-        content = (body if isinstance(body, str) else json.dumps(body)).encode()
+        content = body.encode() if isinstance(body, str) else to_json(body)
         self.send_response(status)
         self.send_header("Content-Type", kind or ("text/html" if isinstance(body, str) else "application/json"))
         self.send_header("Content-Length", str(len(content)))

@@ -111,12 +111,12 @@ def test_many_questions_of_three_tasks_at_once_compute_each_prefix_once(settings
     analyzers = [SentimentAnalyzer(**{**settings, "slots": 4}, task=task, keywords=False) for task in tasks]
     with ThreadPoolExecutor() as pool:
         for turn in range(2):
-            texts = [[f"comment {turn} {number} of {task.name}" for number in range(12)] for task in tasks]
+            texts = [[f"comment {turn} {number} of {task.name}" for number in range(6)] for task in tasks]
             for results in pool.map(lambda one, many: one.analyze_batch(many), analyzers, texts):
-                assert [result.status for result in results] == ["ok"] * 12
+                assert [result.status for result in results] == ["ok"] * 6
     for analyzer in analyzers:
         analyzer.close()
-    assert len(computed) >= 72
+    assert len(computed) >= 36
     assert sum(tokens > 60 for tokens in computed) <= len(tasks), computed
 
 
