@@ -1,7 +1,8 @@
 """How tests are shared out between processes (`pytest -n 3`): file by file, what takes longest first.
 
-Three for two cores, since some tests wait. Files that make an engine compute share one process: two engines on two cores take many times as long as one after the
-other. So do those that talk to one Open WebUI, which is then started once.
+Three for two cores, since some tests wait. Files that make an engine compute share one process: two engines on two
+cores take many times as long as one after the other. So do those that talk to one Open WebUI, which is then started
+once.
 """
 
 from __future__ import annotations
