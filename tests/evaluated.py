@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from reviewmill.cli.main import app
+from reviewmill.cli.main import program
 
 GOOD = "第{}次买，质量很好"
 BAD = "第{}次买，太差了"
@@ -31,7 +31,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 def reviewmill(*arguments: object) -> Result:
     """One call of the program; errors that it would tell are raised."""
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    done = CliRunner().invoke(program(), [str(argument) for argument in arguments])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done

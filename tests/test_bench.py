@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from rate_endpoint import RateEndpoint
 from reviewmill.bench.comments import sample
-from reviewmill.cli.main import app
+from reviewmill.cli.main import program
 from stub_endpoint import StubEndpoint
 
 
@@ -23,7 +23,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bench(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["bench", *arguments])
+    result = CliRunner().invoke(program(), ["bench", *arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_measured_is_refused(own_folders: Path) -> None:
         (["--concurrency", "0"], "1,4,16"),
         (["--plot", "x.gif"], ".svg or .png"),
     ):
-        result = CliRunner().invoke(app, ["bench", *arguments])
+        result = CliRunner().invoke(program(), ["bench", *arguments])
         assert result.exit_code != 0
         assert words in f"{result.output} {result.exception} {getattr(result.exception, 'hint', '')}"
 

@@ -18,7 +18,7 @@ from reviewmill.batch.audit import report_path
 from reviewmill.batch.goals import CascadeOptions
 from reviewmill.batch.manifest import Manifest
 from reviewmill.cascade.agreement import Finding, Seen
-from reviewmill.cli.main import app
+from reviewmill.cli.main import program
 from reviewmill.errors import InputError, RunError, SettingsError
 from stub_endpoint import StubEndpoint
 
@@ -51,7 +51,7 @@ def reviewmill(stub: StubEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(f"REVIEWMILL_{name}", value)
 
     def call(*arguments: object) -> Result:
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+        return CliRunner().invoke(program(), [str(argument) for argument in arguments])
 
     return call
 

@@ -17,7 +17,7 @@ from reviewmill.batch.finished import distil, find_run
 from reviewmill.batch.goals import CascadeOptions, student_path
 from reviewmill.batch.manifest import Manifest
 from reviewmill.cascade.saved import load_student
-from reviewmill.cli.main import app
+from reviewmill.cli.main import program
 from reviewmill.errors import InputError, OutputError, ReviewmillError, StudentError
 from stub_endpoint import StubEndpoint
 
@@ -49,7 +49,7 @@ def reviewmill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     monkeypatch.setenv("REVIEWMILL_ENDPOINT", "http://127.0.0.1:9/v1")
 
     def call(*arguments: object) -> Result:
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+        return CliRunner().invoke(program(), [str(argument) for argument in arguments])
 
     return call
 

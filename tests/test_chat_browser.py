@@ -196,7 +196,9 @@ def test_a_dialog_that_is_closed_and_a_row_that_is_none_keep_nothing(li: Visitor
 def test_a_thumb_with_a_comment_becomes_a_correction(li: Visitor, real_chat: RealChat) -> None:
     li.new_chat()
     li.say("屏幕很好，就是太重。", expected="%")
-    li.page.get_by_label("Bad Response").last.click()
+    # Open WebUI sends a thumb a second time by itself; were that still on its way, it could overtake the comment.
+    with li.page.expect_response(re.compile(r"/evaluations/feedback/[^/]+$")):
+        li.page.get_by_label("Bad Response").last.click()
     li.page.get_by_placeholder("Feel free to add specific details").fill("should be neutral")
     li.shot("thumb")
     li.page.get_by_role("button", name="Save", exact=True).click()

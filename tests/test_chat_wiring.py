@@ -20,7 +20,7 @@ from reviewmill.chat.environment import Wiring, environment
 from reviewmill.chat.place import Secrets
 from reviewmill.chat.wire import FUNCTION
 from reviewmill.cli.chat import PASSWORD_VARIABLE, TOKEN_VARIABLE
-from reviewmill.cli.main import app
+from reviewmill.cli.main import program
 from reviewmill.errors import SettingsError, WebUIError
 from service import RunningService, running_service, wait_until
 from stub_endpoint import StubEndpoint
@@ -80,7 +80,7 @@ class FakeWebUI:
     def wired(self, running: RunningService, *more: str, **variables: str | None):
         arguments = ["chat", "--webui", self.url, "--service", running.url]
         key = ["--service-key-file", str(self.key_file)]
-        return CliRunner().invoke(app, [*arguments, *key, *more], env={TOKEN_VARIABLE: None, **variables})
+        return CliRunner().invoke(program(), [*arguments, *key, *more], env={TOKEN_VARIABLE: None, **variables})
 
 
 @pytest.fixture
@@ -194,6 +194,6 @@ def test_thumbs_are_brought_until_the_end_and_a_session_that_is_over_is_renewed(
 
 def test_what_belongs_to_a_teams_open_webui_is_refused_without_one() -> None:
     for option in ("--thumbs", "--files"):
-        done = CliRunner().invoke(app, ["chat", option])
+        done = CliRunner().invoke(program(), ["chat", option])
         assert isinstance(done.exception, SettingsError)
         assert option in str(done.exception)

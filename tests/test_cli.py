@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from reviewmill.cli.main import COMMANDS, program
 from stub_endpoint import StubEndpoint
 from warm import warm_reviewmill
 
@@ -52,12 +54,12 @@ def write(folder: Path, name: str, content: str | bytes) -> str:
 
 
 def test_version_and_help(run) -> None:
-    for program in (
+    for command in (
         [sys.executable, "-m", "reviewmill"],
         [Path(sys.executable).with_name("reviewmill")],
         warm_reviewmill(),
     ):
-        assert subprocess.check_output([*program, "--version"], text=True).startswith("reviewmill 0.")
+        assert subprocess.check_output([*command, "--version"], text=True).startswith("reviewmill 0.")
     assert "analyze" in run("--help").stdout
 
 
@@ -254,6 +256,30 @@ def test_the_command_line_starts_without_what_few_commands_need() -> None:
         "sqlalchemy",
         "xllamacpp",
     ]
-    code = f"import sys, reviewmill.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    code = "import sys; from reviewmill.cli.main import program; program()"
+    code += f"; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"
+
+
+def test_a_command_is_run_by_a_program_that_brings_nothing_else() -> None:
+    code = "from reviewmill.cli import main; sys.argv = ['reviewmill', 'tasks', 'list']; main()"
+    watch = "import atexit, sys; atexit.register(lambda: print('analyze', 'reviewmill.cli.analyze' in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{watch}; {code}"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "sentiment" in done.stdout
+    assert done.stdout.endswith("analyze False\n")
+
+
+def test_every_command_is_in_the_help_suggested_and_completed(run) -> None:
+    assert list(typer.main.get_group(program()).commands) == list(COMMANDS)
+    for name in COMMANDS:
+        assert f"reviewmill {name}" in run(name, "--help").stdout
+    mistaken = run("analyse", "in.csv")
+    assert mistaken.returncode == 2
+    assert "Did you mean 'analyze'?" in mistaken.stderr
+    completing = {"_REVIEWMILL_COMPLETE": "complete_bash", "COMP_WORDS": "reviewmill cal", "COMP_CWORD": "1"}
+    command = [Path(sys.executable).with_name("reviewmill")]
+    done = subprocess.run(command, env=os.environ | completing, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["calibrate", "calibrations"]

@@ -26,7 +26,7 @@ from reviewmill.chat.environment import environment as chat_environment
 from reviewmill.chat.place import Secrets
 from reviewmill.chat.programs import origins
 from reviewmill.cli.chat import KEY_VARIABLE, PASSWORD_VARIABLE, TOKEN_VARIABLE
-from reviewmill.cli.main import app
+from reviewmill.cli.main import program as reviewmill_program
 from reviewmill.server.app import ROUTERS
 from reviewmill.server.metrics import Metrics
 from reviewmill.server.problems import TYPE_PREFIX
@@ -89,7 +89,7 @@ def command_lines(text: str) -> list[str]:
 
 
 def check_command(words: list[str]) -> None:
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(reviewmill_program())
     options: dict[str, object] = {"--help": None}
     for word in words:
         if word.startswith("--"):
@@ -426,7 +426,7 @@ def test_wiring_is_a_command_of_ours(tmp_path):
     assert words.pop() == "--thumbs"
     options = dict(zip(words[1::2], words[2::2], strict=True))
     assert words[0] == "chat"
-    chat = typer.main.get_command(app).commands["chat"]
+    chat = typer.main.get_command(reviewmill_program()).commands["chat"]
     assert {"--thumbs", *options} <= {name for option in chat.params for name in option.opts}
     assert options == {
         "--webui": "http://open-webui:8080",

@@ -135,7 +135,7 @@ def test_corrections_from_a_file(tmp_path: Path) -> None:
     assert one.cause == "irony_cue"
     told = " ".join(found.warnings)
     assert "a later one" in told
-    assert "do not tell what the model had said" in told
+    assert "without what the model had said" in told
     assert "confirm" in told
     assert len(errors_from_corrections(corrections_in(path)).errors) == 2
     assert "1 wrong labels" in reviewmill("errors", "--corrections", path, "--task", "emotion").stderr

@@ -79,7 +79,7 @@ def test_unknown_labels_are_counted_named_and_explained(tmp_path: Path) -> None:
         read(path)
     assert "3 rows" in told.value.message
     assert "'mixed' (2 rows, first row 7)" in told.value.message
-    assert "'好评' (1 rows, first row 9)" in told.value.message
+    assert "'好评' (1 row, first row 9)" in told.value.message
     assert told.value.hint is not None
     assert "--map mixed=" in told.value.hint
     assert len(read(path, mapping={"mixed": "", "好评": "positive"}).rows) == 7

@@ -127,7 +127,7 @@ def test_failed_and_silent_comments_are_in_no_score_but_told(tmp_path) -> None:
     assert report.measures.scores.rows == 59
     assert report.measures.scores.accuracy.value == 1
     assert report.accuracy_of_all.value == pytest.approx(59 / 61)
-    assert any("1 comments failed" in warning for warning in report.warnings)
+    assert any("1 comment failed" in warning for warning in report.warnings)
     assert next(row for row in report.rows if row.status == "error").error
 
 

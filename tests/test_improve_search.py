@@ -150,7 +150,7 @@ def test_another_seed_leaves_out_what_has_judged_and_says_how_often(tmp_path):
     again = search_in(World(4), labelled, tmp_path, seed=5)
     assert again.parts.stale > 0
     assert any("that judged a search before" in warning for warning in again.warnings)
-    assert any("1 searches over this file" in warning for warning in again.warnings)
+    assert any("Judged before: 1 search over this file" in warning for warning in again.warnings)
     assert first["rows"]["judge"] > again.plan.judge
 
 

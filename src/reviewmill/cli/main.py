@@ -8,60 +8,65 @@ Exit codes: 0 all is well; 1 an error, told on stderr; 2 wrong usage; 3 a run fi
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Final
 
 import typer
 
-from reviewmill.cli import (
-    analyze,
-    audit,
-    bench,
-    calibrate,
-    challenge,
-    chat,
-    compare,
-    distill,
-    doctor,
-    engine,
-    errors,
-    evaluate,
-    improve,
-    keys,
-    models,
-    serve,
-    tasks,
-)
 from reviewmill.errors import ReviewmillError
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
-app = typer.Typer(
-    name="reviewmill",
-    help="Turn customer comments into sentiment that people can trust, with a language model on your own hardware.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("analyze")(analyze.analyze)
-app.command("audit")(audit.audit)
-app.command("distill")(distill.distill)
-app.command("evaluate")(evaluate.evaluate)
-app.command("errors")(errors.errors)
-app.command("compare")(compare.compare)
-app.command("challenge")(challenge.challenge)
-app.command("improve")(improve.improve)
-app.command("calibrate")(calibrate.calibrate)
-app.add_typer(calibrate.app, name="calibrations")
-app.command("bench")(bench.bench)
-app.command("doctor")(doctor.doctor)
-app.command("serve")(serve.serve)
-app.add_typer(tasks.app, name="tasks")
-app.add_typer(models.app, name="models")
-app.add_typer(engine.app, name="engine")
-app.add_typer(keys.app, name="keys")
-app.add_typer(chat.app, name="chat")
+COMMANDS: Final = {
+    "analyze": "analyze:analyze",
+    "audit": "audit:audit",
+    "distill": "distill:distill",
+    "evaluate": "evaluate:evaluate",
+    "errors": "errors:errors",
+    "compare": "compare:compare",
+    "challenge": "challenge:challenge",
+    "improve": "improve:improve",
+    "calibrate": "calibrate:calibrate",
+    "bench": "bench:bench",
+    "doctor": "doctor:doctor",
+    "serve": "serve:serve",
+    "calibrations": "calibrate:app",
+    "tasks": "tasks:app",
+    "models": "models:app",
+    "engine": "engine:app",
+    "keys": "keys:app",
+    "chat": "chat:app",
+}
+"""Every command, with its module in this folder and the function or the group there; in `--help`'s order."""
+
+
+@cache
+def program(*names: str) -> typer.Typer:
+    """The program with these commands only; without names, with all.
+
+    Typer looks at every parameter of every command before it runs one, and a command brings what it works with along:
+    together they take a second, so a command is run by a program that has no other.
+    """
+    app = typer.Typer(
+        name="reviewmill",
+        help="Turn customer comments into sentiment that people can trust, with a language model on your own hardware.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in names or COMMANDS:
+        module, _, what = COMMANDS[name].partition(":")
+        found = getattr(import_module(f"reviewmill.cli.{module}"), what)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,7 +77,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
@@ -84,7 +88,7 @@ def _root(
 def main() -> None:
     """Run the program; errors that we raise on purpose become one message and exit code 1."""
     try:
-        app()
+        program(*_needed(sys.argv[1:]))()
     except ReviewmillError as error:
         typer.secho(f"error: {error.message}", fg=typer.colors.RED, err=True)
         if error.hint:
@@ -95,3 +99,12 @@ def main() -> None:
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         sys.exit(0)
+
+
+def _needed(arguments: Sequence[str]) -> Sequence[str]:
+    """The command that is called, if that is clear from the first word; else none, which means all of them.
+
+    Help, suggestions for a command that does not exist, and a shell that completes one (it calls with no argument)
+    need all.
+    """
+    return arguments[:1] if arguments and arguments[0] in COMMANDS else ()
