@@ -105,6 +105,7 @@ def _needed(arguments: Sequence[str]) -> Sequence[str]:
     """The command that is called, if that is clear from the first word; else none, which means all of them.
 
     Help, suggestions for a command that does not exist, and a shell that completes one (it calls with no argument)
-    need all.
+    need all; the version needs none, but a program has at least one.
     """
-    return arguments[:1] if arguments and arguments[0] in COMMANDS else ()
+    first = "analyze" if arguments == ["--version"] else arguments[0] if arguments else ""
+    return (first,) if first in COMMANDS else ()
