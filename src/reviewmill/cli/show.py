@@ -95,7 +95,7 @@ def _about(progress: RunProgress) -> str:
         return counted(progress.rows, "row")
     parts = [f"{progress.done:,}/{progress.distinct:,}"]
     if progress.rate is not None and progress.eta is not None:
-        parts += [f"{progress.rate:.1f}/s", f"{_clock(progress.eta)} left"]
+        parts += [f"{_rate(progress.rate)}/s", f"{_clock(progress.eta)} left"]
     parts += [f"{route} {count:,}" for route, count in sorted(progress.routes.items()) if count]
     if progress.certified:
         parts.append(f"certified {progress.certified:,}")
@@ -104,6 +104,10 @@ def _about(progress: RunProgress) -> str:
     if progress.stage:
         parts.append(progress.stage)
     return " · ".join(parts)
+
+
+def _rate(a_second: float) -> str:
+    return f"{a_second:.1f}" if a_second >= 0.1 else f"{a_second:.2f}"  # the start of an engine, and one answer
 
 
 def _clock(seconds: float) -> str:
@@ -133,7 +137,7 @@ def _facts(manifest: Manifest) -> list[str]:
     confidence = "none" if tally.mean_confidence is None else f"{tally.mean_confidence:.2f}"
     routes = ", ".join(f"{route} {count:,}" for route, count in tally.routes.most_common())
     seconds = manifest.seconds.get("answer", 0.0)
-    rate = f" ({manifest.asked / seconds:.1f}/s)" if manifest.asked and seconds else ""
+    rate = f" ({_rate(manifest.asked / seconds)}/s)" if manifest.asked and seconds else ""
     return [
         f"{counted(tally.rows, 'comment')}, {counted(sum(manifest.distinct.values()), 'distinct text')} to judge; "
         f"mean confidence {confidence}; {counted(tally.needs_review, 'needs', 'need')} review; "
