@@ -306,7 +306,7 @@ def _warnings(kept: Sequence[RowRecord], records: Sequence[RowRecord]) -> list[s
     silent = sum(record.status == "insufficient" for record in records)
     if silent:
         warnings.append(
-            f"{counted(silent, 'comment says', 'comments say')} nothing that could be judged, without a label; "
+            f"{counted(silent, 'comment says', 'comments say')} nothing that could be judged and got no label; "
             "`accuracy_of_all` counts that as wrong, the other scores leave it out."
         )
     unsure = sum(record.confidence is None for record in kept)
