@@ -38,7 +38,7 @@ settings.register_profile("reviewmill", deadline=None, print_blob=True)
 settings.load_profile("reviewmill")
 
 
-# Each `CliRunner().invoke` would look at every parameter of every command again, which takes a twentieth of a second.
+# Each `CliRunner().invoke` would look at every parameter of every command again, which takes a tenth of a second.
 typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 # Calibrations of whoever runs the tests must not decide their results; what a test fits lies in a folder of its own.
